@@ -1,0 +1,101 @@
+"""Nodes: accelerators, the scale-up fabric between them, PCIe, NICs, host and local storage."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from simtrain.hardware.accelerator import Accelerator
+from simtrain.spec import NamedSpec, Spec
+from simtrain.units import Bytes, BytesPerSecond, Seconds
+
+
+class ScaleUp(Spec):
+    """Fabric between the accelerators of one node (NVLink, PCIe, Infinity Fabric, HCCS, shared memory)."""
+
+    kind: Literal["nvswitch", "nvlink_mesh", "nvlink_pairs", "pcie", "xgmi", "hccs", "shared_memory", "none"]
+    bandwidth: BytesPerSecond = 1.0
+    """Nominal, per direction per accelerator. [B/s]"""
+    efficiency: float = Field(default=0.77, gt=0, le=1)
+    """Large-message bus bandwidth of a ring collective over the nominal one."""
+    latency: Seconds = 3e-6
+    """Per step of a ring or pairwise exchange. [s]"""
+    launch: Seconds = 10e-6
+    """Per collective call. [s]"""
+    half_size: Bytes = 0.0
+    """Message per rank at which half the bandwidth is reached beyond the latency terms. [B]"""
+    has_switch_reduction: bool = False
+    """Whether the switch reduces in flight (NVLink SHARP)."""
+
+
+class Pcie(Spec):
+    """Host links of the accelerators."""
+
+    bandwidth: BytesPerSecond
+    """Per direction per accelerator. [B/s]"""
+    accelerators_per_root: int = Field(default=1, gt=0)
+    """Accelerators that share one root port or switch uplink."""
+    shares_nic: bool = False
+    """Whether NIC traffic crosses the same root as peer copies."""
+
+
+class Nic(Spec):
+    """Network cards of the node; all of one kind."""
+
+    count: int = Field(gt=0)
+    bandwidth: BytesPerSecond
+    """Nominal, per card and direction. [B/s]"""
+    efficiency: float = Field(default=0.85, gt=0, le=1)
+    """Large-message rate over the nominal one, measured where a source is given."""
+    latency: Seconds = 8e-6
+    """One way between two nodes, software included. [s]"""
+    launch: Seconds = 15e-6
+    """Per collective call that crosses nodes. [s]"""
+
+
+class Host(Spec):
+    """Processors and memory of the node."""
+
+    cores: int = Field(default=64, gt=0)
+    memory: Bytes = 1e12
+
+
+class Storage(Spec):
+    """Local or remote storage as one node sees it."""
+
+    read: BytesPerSecond
+    write: BytesPerSecond
+    capacity: Bytes | None = None
+
+
+class Node(NamedSpec):
+    """One server."""
+
+    folder: ClassVar[str] = "hardware/nodes"
+
+    accelerator: Accelerator
+    num_accelerators: int = Field(gt=0)
+    scale_up: ScaleUp
+    pcie: Pcie | None = None
+    nic: Nic
+    host: Host = Host()
+    storage: Storage | None = None
+
+    @model_validator(mode="after")
+    def _nics_serve_accelerators(self) -> Self:
+        if self.nic.count > self.num_accelerators and self.nic.count % self.num_accelerators:
+            raise ValueError(f"nic.count {self.nic.count} is neither below nor a multiple of num_accelerators {self.num_accelerators}")
+        if self.nic.count < self.num_accelerators and self.num_accelerators % self.nic.count:
+            raise ValueError(f"num_accelerators {self.num_accelerators} is not a multiple of nic.count {self.nic.count}")
+        return self
+
+    @property
+    def nic_bandwidth_per_accelerator(self) -> float:
+        """Achieved share of the node's NICs per accelerator when all send. [B/s]"""
+        return self.nic.count * self.nic.bandwidth * self.nic.efficiency / self.num_accelerators
+
+    @property
+    def accelerators_per_nic(self) -> int:
+        """How many accelerators share one card; 1 when each has its own or more."""
+        return max(1, self.num_accelerators // self.nic.count)

@@ -1,0 +1,46 @@
+"""Software eras: what one generation of a training stack fuses, overlaps and pays on the host."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from simtrain.spec import NamedSpec
+from simtrain.units import Seconds
+
+
+class Software(NamedSpec):
+    """A training stack of one era. It holds what the same hardware does differently under it."""
+
+    folder: ClassVar[str] = "hardware/software"
+
+    year: int
+    attention: str
+    """Kernel generation (a key of the accelerator's ``kernels.attention``), or ``unfused``."""
+    is_norm_fused: bool = True
+    """Fused layer norm; if not, each of its passes over memory is paid."""
+    is_activation_fused: bool = True
+    """Bias + GeLU or SwiGLU in one kernel."""
+    is_dropout_fused: bool = True
+    """Bias + dropout + residual in one kernel."""
+    is_cross_entropy_fused: bool = False
+    host_op_time: Seconds = 0.0
+    """Host time per framework operation; a floor under each layer when the host cannot run ahead. [s]"""
+    forward_ops_per_layer: float = Field(default=25, ge=0)
+    backward_ops_per_layer: float = Field(default=45, ge=0)
+    """Framework operations that the host issues per layer."""
+    gradient_bytes: float = Field(default=4, gt=0)
+    """Bytes per element of the gradient that is accumulated and reduced."""
+    optimizer_traffic: float = Field(default=45, ge=0)
+    """Bytes moved per local parameter by unscale, clip, Adam step and copies. [B]"""
+    overlap_slowdown: float = Field(default=0.0, ge=0, lt=1)
+    """Share of compute rate lost while a collective holds SMs and memory bandwidth."""
+    sample_time: Seconds = 0.0
+    """Host time to fetch and collate one sample when data loading is not overlapped. [s]"""
+    loaders_per_node: int = Field(default=1, gt=0)
+    """Redundant data loaders that contend on one node."""
+    collective_gap: Seconds = 0.0
+    """Extra host time per blocking collective call. [s]"""
+    context_memory: float = Field(default=0.0, ge=0)
+    """Bytes held by context, communicators and fragmentation. [B]"""

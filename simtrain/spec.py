@@ -1,0 +1,373 @@
+"""YAML files to typed, frozen, validated objects, with ``file: key`` in every message.
+
+A file may start from another of its kind with ``extends: name``, and a field that holds a named object
+(``node: dgx_a100``) may give its name, a path, or the object itself. Everything is resolved to one plain
+mapping first, so that ``--set`` can reach any key of it, and validated once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from simtrain.errors import InputError, UnknownNameError, did_you_mean
+
+_HERE = Path(__file__).resolve().parent
+T = TypeVar("T", bound="Spec")
+
+
+class Spec(BaseModel):
+    """Base of all validated records: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True)
+
+
+class NamedSpec(Spec):
+    """A record that lives in a YAML file of its own and is referred to by name."""
+
+    folder: ClassVar[str]
+    """Folder under the data root, such as ``hardware/nodes``."""
+
+    name: str = Field(default="", pattern=r"^[\w.-]*$")
+    """File name without ``.yaml``; filled in by the loader."""
+    description: str = ""
+    """One line on what it is."""
+    sources: tuple[str, ...] = ()
+    """Where the numbers come from."""
+
+    @classmethod
+    def load(cls, reference: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a shipped name, or a path ending in ``.yaml``.
+
+        Parameters
+        ----------
+        reference
+            Name of a shipped file or path of the user's own.
+        overrides
+            Dotted keys and values that replace what the file says.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such file.
+        InputError
+            If the file cannot be read or does not validate.
+        """
+        data = resolve(cls, str(reference))
+        for key, value in (overrides or {}).items():
+            set_key(cls, data, key, value)
+        return validate(cls, data, label(cls, str(reference)))
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the shipped names, sorted."""
+        return sorted(path.stem for path in (data_root() / cls.folder).glob("*.yaml"))
+
+
+@cache
+def data_root() -> Path:
+    """Return the folder that holds ``hardware/`` and ``workloads/``: inside the wheel, or the repository."""
+    packaged = _HERE / "_data"
+    return packaged if packaged.is_dir() else _HERE.parent
+
+
+def label(cls: type[NamedSpec], reference: str) -> str:
+    """Return the file name used in messages, such as ``clusters/x.yaml``."""
+    return reference if reference.endswith((".yaml", ".yml")) else f"{cls.folder.split('/')[-1]}/{reference}.yaml"
+
+
+def find(cls: type[NamedSpec], reference: str) -> Path:
+    """Return the path behind a name or a path.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such file.
+    """
+    if reference.endswith((".yaml", ".yml")):
+        path = Path(reference)
+        if not path.is_file():
+            raise UnknownNameError(f"{reference}: no such file")
+        return path
+    path = data_root() / cls.folder / f"{reference}.yaml"
+    if not path.is_file():
+        kind = cls.folder.split("/")[-1]
+        raise UnknownNameError(f"unknown name {reference!r} in {kind}; {did_you_mean(reference, cls.names())} (a path must end in .yaml)")
+    return path
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice and reads ``1e9`` as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(self.construct_object(key_node, deep=True))  # pyright: ignore[reportUnknownMemberType]
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, shown: str) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises
+    ------
+    InputError
+        If the file is not UTF-8, not YAML, empty, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{shown}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{shown}: cannot be read ({error.strerror})") from None
+    try:
+        data: Any = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" line {mark.line + 1}" if mark else ""
+        raise InputError(f"{shown}:{where}: not valid YAML ({error.problem or error.context})") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{shown}: not valid YAML ({error})") from None
+    if data is None:
+        raise InputError(f"{shown}: the file is empty; write keys and values")
+    if not isinstance(data, dict):
+        raise InputError(f"{shown}: a mapping of keys and values is needed, not a {type(data).__name__}")
+    return typing.cast("dict[str, Any]", data)
+
+
+def resolve(cls: type[NamedSpec], reference: str, stack: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a file with everything it extends and refers to, as one plain mapping.
+
+    Raises
+    ------
+    InputError
+        If references form a cycle, or a file cannot be read.
+    """
+    path, shown = find(cls, reference), label(cls, reference)
+    key = str(path.resolve())
+    if key in stack:
+        raise InputError(f"{shown}: cyclic reference, the file leads back to itself; remove one 'extends' or name")
+    data = dict(read_yaml(path, shown))
+    if not reference.endswith((".yaml", ".yml")) or "name" not in data:
+        data["name"] = path.stem
+    return _resolve_mapping(cls, data, shown, (*stack, key))
+
+
+def _resolve_mapping(cls: type[Spec], data: dict[str, Any], shown: str, stack: tuple[str, ...]) -> dict[str, Any]:
+    parent = data.pop("extends", None)
+    if parent is not None:
+        if not issubclass(cls, NamedSpec) or not isinstance(parent, str):
+            raise InputError(f"{shown}: extends: the name of another file of this kind is needed, not {parent!r}")
+        data = _merge(resolve(cls, parent, stack), data)
+    for field, value in list(data.items()):
+        target = _spec_of(cls, field)
+        if target is None:
+            continue
+        if isinstance(value, str) and issubclass(target, NamedSpec):
+            data[field] = _resolve_reference(target, value, f"{shown}: {field}", stack)
+        elif isinstance(value, dict):
+            data[field] = _resolve_mapping(target, dict(typing.cast("dict[str, Any]", value)), f"{shown}: {field}", stack)
+    return data
+
+
+def _resolve_reference(target: type[NamedSpec], value: str, shown: str, stack: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        return resolve(target, value, stack)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{shown}: {error}") from None
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another; nested mappings merge, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value  # pyright: ignore[reportUnknownArgumentType]
+    return merged
+
+
+def _spec_of(cls: type[Spec], field: str) -> type[Spec] | None:
+    """Return the Spec class that a field holds, if it holds one (optional counts, containers do not)."""
+    info = cls.model_fields.get(field)
+    if info is None:
+        return None
+    options = get_args(info.annotation) if get_origin(info.annotation) in (typing.Union, types.UnionType) else (info.annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Spec)), None)
+
+
+def keys(cls: type[Spec], prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key that a class accepts, nested objects included."""
+    for field in cls.model_fields:
+        yield prefix + field
+        target = _spec_of(cls, field)
+        if target is not None:
+            yield from keys(target, f"{prefix}{field}.")
+
+
+def expand_key(cls: type[Spec], key: str) -> str:
+    """Return the full dotted key behind a short one: ``nic.bandwidth`` is ``node.nic.bandwidth``.
+
+    Raises
+    ------
+    InputError
+        If no key matches, or several do.
+    """
+    known = list(keys(cls))
+    if key in known:
+        return key
+    parts = key.split(".")
+    matches = [k for k in known if k.split(".")[-len(parts) :] == parts]
+    shortest = [m for m in matches if m.count(".") == min(k.count(".") for k in matches)] if matches else []
+    if len(shortest) == 1:
+        return shortest[0]
+    open_ended = [k for k in known if key.startswith(k + ".") and _is_mapping_field(cls, k)]
+    if open_ended:
+        return key
+    if shortest:
+        raise InputError(f"key {key!r} is ambiguous; write one of: {', '.join(sorted(shortest))}")
+    leaf = {k.split(".")[-1]: k for k in known}
+    near = did_you_mean(key, known)
+    if not near.startswith("did"):
+        near = did_you_mean(parts[-1], leaf)
+    raise InputError(f"unknown key {key!r}; {near}")
+
+
+def _is_mapping_field(cls: type[Spec], key: str) -> bool:
+    *path, last = key.split(".")
+    for part in path:
+        inner = _spec_of(cls, part)
+        if inner is None:
+            return False
+        cls = inner
+    return get_origin(cls.model_fields[last].annotation) in (dict, Mapping)
+
+
+def set_key(cls: type[Spec], data: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key of a resolved mapping in place.
+
+    Raises
+    ------
+    InputError
+        If the key is unknown or ambiguous.
+    """
+    here: Any = data
+    *path, last = expand_key(cls, key).split(".")
+    for part in path:
+        if not isinstance(here.get(part), dict):
+            here[part] = {}
+        here = here[part]
+    target = _spec_at(cls, [*path, last])
+    if isinstance(value, str) and target is not None and issubclass(target, NamedSpec):
+        value = _resolve_reference(target, value, key, ())
+    here[last] = value
+
+
+def _spec_at(cls: type[Spec], path: list[str]) -> type[Spec] | None:
+    here: type[Spec] | None = cls
+    for part in path:
+        here = _spec_of(here, part) if here is not None else None
+    return here
+
+
+def parse_value(text: str) -> Any:
+    """Read the value of ``key=value`` on the command line as YAML reads a scalar."""
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if value is None and text.strip() not in ("null", "~", "None") else value
+
+
+def validate(cls: type[T], data: Mapping[str, Any], shown: str) -> T:
+    """Build the typed object, or say in one message what is wrong and where.
+
+    Raises
+    ------
+    InputError
+        One line per problem: ``file: key: what; how to mend it``.
+    """
+    try:
+        return cls.model_validate(dict(data), context={"from_file": True})
+    except ValidationError as error:
+        lines = [f"{shown}: {explain(cls, e)}" for e in error.errors()[:8]]
+        raise InputError("\n".join(lines)) from None
+
+
+def explain(cls: type[Spec], error: ErrorDetails) -> str:
+    """Turn one pydantic error into ``key: what; how to mend it``."""
+    path = [str(part) for part in error["loc"]]
+    where = ".".join(path)
+    owner = _spec_at(cls, path[:-1]) or cls
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key {path[-1]!r}; {did_you_mean(path[-1], owner.model_fields)}"
+        case "missing":
+            return f"{where}: required key is missing"
+        case "literal_error" | "enum":
+            return f"{where}: {error['input']!r} is not allowed; allowed: {error.get('ctx', {}).get('expected', '')}"
+        case _:
+            message = error["msg"].removeprefix("Value error, ")
+            shown = error["input"]
+            quoted = f" (got {shown!r})" if isinstance(shown, (str, int, float)) and repr(shown) not in message else ""
+            return f"{where}: {message}{quoted}" if where else f"{message}{quoted}"
+
+
+def json_schema(cls: type[Spec]) -> dict[str, Any]:
+    """Return the JSON Schema of one kind of file, for completion and checks in an editor."""
+    schema = cls.model_json_schema()
+    if issubclass(cls, NamedSpec):
+        schema.setdefault("properties", {})["extends"] = {"type": "string", "description": "name of the file this one starts from"}
+        _allow_names(cls, schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _allow_names(cls: type[Spec], schema: dict[str, Any]) -> None:
+    """A field that holds a named object may also give its name."""
+    for owner, part in ((cls, schema), *((_class_named(cls, n), d) for n, d in schema.get("$defs", {}).items())):
+        if owner is None:
+            continue
+        for field in owner.model_fields:
+            target = _spec_of(owner, field)
+            if target is not None and issubclass(target, NamedSpec) and field in part.get("properties", {}):
+                part["properties"][field] = {"anyOf": [{"type": "string", "enum": target.names()}, {"type": "string", "pattern": r"\.ya?ml$"}, part["properties"][field]]}
+
+
+def _class_named(cls: type[Spec], name: str) -> type[Spec] | None:
+    for field in cls.model_fields:
+        target = _spec_of(cls, field)
+        if target is not None:
+            found = target if target.__name__ == name else _class_named(target, name)
+            if found is not None:
+                return found
+    return None
+
+
+def canonical(value: Any) -> Any:
+    """Return plain data with a stable order, for digests and result files."""
+    if isinstance(value, BaseModel):
+        return canonical(value.model_dump(mode="python"))
+    if isinstance(value, Mapping):
+        return {str(k): canonical(value[k]) for k in sorted(value, key=str)}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, (list, tuple)):
+        return [canonical(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def to_json(value: Any) -> str:
+    """Return canonical JSON of a record."""
+    return json.dumps(canonical(value), indent=2, ensure_ascii=False)

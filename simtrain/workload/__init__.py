@@ -1,0 +1,5 @@
+"""Workloads: what is to be computed, with no ranks and no seconds."""
+
+from simtrain.workload.pretraining import Pretraining
+
+__all__ = ["Pretraining"]
