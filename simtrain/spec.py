@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from simtrain.errors import InputError, UnknownNameError, did_you_mean
+from simtrain.units import Quantity
 
 _HERE = Path(__file__).resolve().parent
 T = TypeVar("T", bound="Spec")
@@ -29,7 +31,20 @@ T = TypeVar("T", bound="Spec")
 class Spec(BaseModel):
     """Base of all validated records: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True)
+    # Defaults are not validated: those of quantities are SI floats, which a file may not write without a unit.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes and on as true, and pydantic reads true as 1.
+        if isinstance(value, bool) and info.field_name:
+            field = cls.model_fields[info.field_name]
+            allowed = _options(field.annotation)
+            is_quantity = any(isinstance(m, Quantity) for m in field.metadata)  # has a better message
+            if bool not in allowed and (int in allowed or float in allowed) and not is_quantity:
+                raise ValueError("a number is needed")
+        return value
 
 
 class NamedSpec(Spec):
@@ -86,8 +101,15 @@ def label(cls: type[NamedSpec], reference: str) -> str:
     return reference if reference.endswith((".yaml", ".yml")) else f"{cls.folder.split('/')[-1]}/{reference}.yaml"
 
 
-def find(cls: type[NamedSpec], reference: str) -> Path:
+def find(cls: type[NamedSpec], reference: str, beside: Path = Path()) -> Path:
     """Return the path behind a name or a path.
+
+    Parameters
+    ----------
+    reference
+        Name of a shipped file, or a path.
+    beside
+        Folder that a relative path starts from: that of the file which names it.
 
     Raises
     ------
@@ -95,7 +117,7 @@ def find(cls: type[NamedSpec], reference: str) -> Path:
         If there is no such file.
     """
     if reference.endswith((".yaml", ".yml")):
-        path = Path(reference)
+        path = beside / reference
         if not path.is_file():
             raise UnknownNameError(f"{reference}: no such file")
         return path
@@ -117,6 +139,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot and a sign in the exponent, and would read 1e9 as text.
+_UniqueKeyLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
 def read_yaml(path: Path, shown: str) -> dict[str, Any]:
@@ -141,6 +167,8 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
         raise InputError(f"{shown}:{where}: not valid YAML ({error.problem or error.context})") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{shown}: not valid YAML ({error})") from None
+    except RecursionError:
+        raise InputError(f"{shown}: not usable (nested too deeply)") from None
     if data is None:
         raise InputError(f"{shown}: the file is empty; write keys and values")
     if not isinstance(data, dict):
@@ -156,7 +184,8 @@ def resolve(cls: type[NamedSpec], reference: str, stack: tuple[str, ...] = ()) -
     InputError
         If references form a cycle, or a file cannot be read.
     """
-    path, shown = find(cls, reference), label(cls, reference)
+    beside = Path(stack[-1]).parent if stack else Path()
+    path, shown = find(cls, reference, beside), label(cls, reference)
     key = str(path.resolve())
     if key in stack:
         raise InputError(f"{shown}: cyclic reference, the file leads back to itself; remove one 'extends' or name")
@@ -195,17 +224,24 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value  # pyright: ignore[reportUnknownArgumentType]
+        starts_anew = not isinstance(value, dict) or "extends" in value
+        merged[key] = value if starts_anew or not isinstance(old, dict) else _merge(old, value)  # pyright: ignore[reportUnknownArgumentType]
     return merged
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """Return the alternatives of an annotation; one unless it is a union."""
+    return get_args(annotation) if get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
+
+
+def _spec_in(annotation: Any) -> type[Spec] | None:
+    return next((o for o in _options(annotation) if isinstance(o, type) and issubclass(o, Spec)), None)
 
 
 def _spec_of(cls: type[Spec], field: str) -> type[Spec] | None:
     """Return the Spec class that a field holds, if it holds one (optional counts, containers do not)."""
     info = cls.model_fields.get(field)
-    if info is None:
-        return None
-    options = get_args(info.annotation) if get_origin(info.annotation) in (typing.Union, types.UnionType) else (info.annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Spec)), None)
+    return None if info is None else _spec_in(info.annotation)
 
 
 def keys(cls: type[Spec], prefix: str = "") -> Iterator[str]:
@@ -233,9 +269,9 @@ def expand_key(cls: type[Spec], key: str) -> str:
     shortest = [m for m in matches if m.count(".") == min(k.count(".") for k in matches)] if matches else []
     if len(shortest) == 1:
         return shortest[0]
-    open_ended = [k for k in known if key.startswith(k + ".") and _is_mapping_field(cls, k)]
-    if open_ended:
-        return key
+    entry = _expand_entry(cls, parts, known)
+    if entry:
+        return entry
     if shortest:
         raise InputError(f"key {key!r} is ambiguous; write one of: {', '.join(sorted(shortest))}")
     leaf = {k.split(".")[-1]: k for k in known}
@@ -245,14 +281,18 @@ def expand_key(cls: type[Spec], key: str) -> str:
     raise InputError(f"unknown key {key!r}; {near}")
 
 
-def _is_mapping_field(cls: type[Spec], key: str) -> bool:
-    *path, last = key.split(".")
-    for part in path:
-        inner = _spec_of(cls, part)
-        if inner is None:
-            return False
-        cls = inner
-    return get_origin(cls.model_fields[last].annotation) in (dict, Mapping)
+def _expand_entry(cls: type[Spec], parts: list[str], known: list[str]) -> str | None:
+    """Return the full key of an entry in a mapping: ``peak.bf16`` is ``accelerator.peak.bf16``, whose last part is no field."""
+    for n in range(len(parts) - 1, 0, -1):
+        owners = [k for k in known if k.split(".")[-n:] == parts[:n] and _is_mapping(_annotation_at(cls, k.split(".")))]
+        shortest = [k for k in owners if k.count(".") == min(o.count(".") for o in owners)]
+        if len(shortest) == 1:
+            return ".".join([shortest[0], *parts[n:]])
+    return None
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) in (dict, Mapping)
 
 
 def set_key(cls: type[Spec], data: dict[str, Any], key: str, value: Any) -> None:
@@ -270,23 +310,37 @@ def set_key(cls: type[Spec], data: dict[str, Any], key: str, value: Any) -> None
             here[part] = {}
         here = here[part]
     target = _spec_at(cls, [*path, last])
-    if isinstance(value, str) and target is not None and issubclass(target, NamedSpec):
+    if target is not None and isinstance(value, str) and issubclass(target, NamedSpec):
         value = _resolve_reference(target, value, key, ())
+    elif target is not None and isinstance(value, dict):
+        value = _resolve_mapping(target, dict(typing.cast("dict[str, Any]", value)), key, ())
     here[last] = value
 
 
-def _spec_at(cls: type[Spec], path: list[str]) -> type[Spec] | None:
-    here: type[Spec] | None = cls
+def _annotation_at(cls: type[Spec], path: list[str]) -> Any:
+    """Return the annotation behind a dotted path, through nested objects and the values of mappings; None if it leads nowhere."""
+    here: Any = cls
     for part in path:
-        here = _spec_of(here, part) if here is not None else None
+        mapping = next((o for o in _options(here) if _is_mapping(o)), None)
+        owner = _spec_in(here)
+        if mapping is not None:
+            here = get_args(mapping)[1]
+        elif owner is not None and part in owner.model_fields:
+            here = owner.model_fields[part].annotation
+        else:
+            return None
     return here
+
+
+def _spec_at(cls: type[Spec], path: list[str]) -> type[Spec] | None:
+    return _spec_in(_annotation_at(cls, path))
 
 
 def parse_value(text: str) -> Any:
     """Read the value of ``key=value`` on the command line as YAML reads a scalar."""
     try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value: Any = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError):
         return text
     return text if value is None and text.strip() not in ("null", "~", "None") else value
 
@@ -308,7 +362,7 @@ def validate(cls: type[T], data: Mapping[str, Any], shown: str) -> T:
 
 def explain(cls: type[Spec], error: ErrorDetails) -> str:
     """Turn one pydantic error into ``key: what; how to mend it``."""
-    path = [str(part) for part in error["loc"]]
+    path = [str(part) for part in error["loc"] if part != "[key]"]
     where = ".".join(path)
     owner = _spec_at(cls, path[:-1]) or cls
     match error["type"]:
@@ -321,28 +375,43 @@ def explain(cls: type[Spec], error: ErrorDetails) -> str:
         case _:
             message = error["msg"].removeprefix("Value error, ")
             shown = error["input"]
-            quoted = f" (got {shown!r})" if isinstance(shown, (str, int, float)) and repr(shown) not in message else ""
+            is_quoted = error["type"] == "value_error" and repr(shown) in message
+            quoted = f" (got {shown!r})" if isinstance(shown, (str, int, float)) and not is_quoted else ""
             return f"{where}: {message}{quoted}" if where else f"{message}{quoted}"
 
 
 def json_schema(cls: type[Spec]) -> dict[str, Any]:
-    """Return the JSON Schema of one kind of file, for completion and checks in an editor."""
+    """Return the JSON Schema of one kind of file, for completion and checks in an editor.
+
+    A file that extends another may leave out what is required, at any depth, so only the top level of a file that
+    does not is held to it; the loader checks the rest.
+    """
     schema = cls.model_json_schema()
+    required = schema.pop("required", [])
+    for part in schema.get("$defs", {}).values():
+        part.pop("required", None)
     if issubclass(cls, NamedSpec):
-        schema.setdefault("properties", {})["extends"] = {"type": "string", "description": "name of the file this one starts from"}
-        _allow_names(cls, schema)
+        schema["if"], schema["then"] = {"not": {"required": ["extends"]}}, {"required": required}
+    elif required:
+        schema["required"] = required
+    _allow_names(cls, schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _allow_names(cls: type[Spec], schema: dict[str, Any]) -> None:
-    """A field that holds a named object may also give its name."""
+    """A named object may extend another, and a field that holds one may give its name instead."""
     for owner, part in ((cls, schema), *((_class_named(cls, n), d) for n, d in schema.get("$defs", {}).items())):
         if owner is None:
             continue
+        properties = part.setdefault("properties", {})
+        if issubclass(owner, NamedSpec):
+            properties["extends"] = {"type": "string", "description": "name of the file this one starts from"}
         for field in owner.model_fields:
             target = _spec_of(owner, field)
-            if target is not None and issubclass(target, NamedSpec) and field in part.get("properties", {}):
-                part["properties"][field] = {"anyOf": [{"type": "string", "enum": target.names()}, {"type": "string", "pattern": r"\.ya?ml$"}, part["properties"][field]]}
+            if target is not None and issubclass(target, NamedSpec) and field in properties:
+                name = {"type": "string", "enum": target.names()}
+                path = {"type": "string", "pattern": r"\.ya?ml$"}
+                properties[field] = {"anyOf": [name, path, properties[field]]}
 
 
 def _class_named(cls: type[Spec], name: str) -> type[Spec] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
@@ -18,7 +19,8 @@ from pydantic_core import core_schema
 _SI = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _IEC = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 
-_TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "day": 86400.0, "days": 86400.0, "year": 31557600.0}
+_MICRO = ("us", "\N{MICRO SIGN}s", "\N{GREEK SMALL LETTER MU}s")
+_TIME = dict.fromkeys(_MICRO, 1e-6) | {"s": 1.0, "ms": 1e-3, "ns": 1e-9, "min": 60.0, "h": 3600.0, "day": 86400.0, "days": 86400.0, "year": 31557600.0}
 _DATA = (
     {f"{p}B": f for p, f in (_SI | _IEC).items()}
     | {f"{p}bit": f / 8 for p, f in (_SI | _IEC).items()}
@@ -52,6 +54,8 @@ _EXAMPLE = {
     "money": "1e6 USD",
     "price": "2.5 USD/h",
 }
+
+_BASE = {"data": "B", "flops": "FLOP", "bandwidth": "B/s", "flops_rate": "FLOP/s", "frequency": "Hz", "power": "W"}
 
 _PATTERN = re.compile(r"^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*?)?\s*$")
 
@@ -99,7 +103,7 @@ def parse(text: str, dimension: str) -> float:
 
 
 def show(value: float, dimension: str) -> str:
-    """Write an SI value with the unit that reads best.
+    """Write an SI value with the unit that reads best; what is no dimension (a count, a fraction) stays a plain number.
 
     Examples
     --------
@@ -111,11 +115,14 @@ def show(value: float, dimension: str) -> str:
     if dimension == "time":
         scale = next((u for u in ("h", "s", "ms", "us") if abs(value) >= _TIME[u] * (3 if u == "h" else 1)), "ns")
         return f"{value / _TIME[scale]:.4g} {scale}"
-    base = {"data": "B", "flops": "FLOP", "bandwidth": "B/s", "flops_rate": "FLOP/s", "power": "W"}.get(dimension)
-    if base is None:
+    if dimension == "price":
+        return f"{value * 3600:.4g} USD/h"
+    if dimension in ("rate", "money"):
+        return f"{value:.4g} {'/s' if dimension == 'rate' else 'USD'}"
+    if dimension not in _BASE:
         return f"{value:.4g}"
-    prefix = next((p for p in ("P", "T", "G", "M", "k") if abs(value) >= _SI[p]), "")
-    return f"{value / _SI[prefix]:.4g} {prefix}{base}"
+    prefix = next((p for p in ("E", "P", "T", "G", "M", "k") if abs(value) >= _SI[p]), "")
+    return f"{value / _SI[prefix]:.4g} {prefix}{_BASE[dimension]}"
 
 
 @dataclass(frozen=True)
@@ -135,17 +142,17 @@ class Quantity:
 
     def convert(self, value: Any, info: ValidationInfo) -> float:
         """Turn what a file or a caller gave into an SI float, or raise ``ValueError``."""
-        from_file = bool((info.context or {}).get("from_file"))
         if isinstance(value, str):
             number = parse(value, self.dimension)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            if from_file and value != 0:
-                raise ValueError(f"{value} has no unit; write e.g. '{value} {_EXAMPLE[self.dimension].split()[-1]}'")
+        elif not isinstance(value, bool) and isinstance(value, Real):
             number = float(value)
         else:
             raise ValueError(f"{value!r} is not a quantity; write e.g. '{_EXAMPLE[self.dimension]}'")
         if not math.isfinite(number):
             raise ValueError(f"{value!r} is not finite")
+        is_bare = not isinstance(value, str) and bool((info.context or {}).get("from_file"))
+        if is_bare and number != 0:
+            raise ValueError(f"{value} has no unit; write e.g. '{value} {_EXAMPLE[self.dimension].split()[-1]}'")
         if number < 0 or (self.is_positive and number == 0):
             raise ValueError(f"{value!r} must be {'greater than' if self.is_positive else 'at least'} zero")
         return number
@@ -154,7 +161,8 @@ class Quantity:
         return core_schema.with_info_plain_validator_function(self.convert)
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": ["string", "number"], "description": f"{self.dimension} with unit", "examples": [_EXAMPLE[self.dimension]]}
+        """Describe what a file may hold: text with a unit, or a bare zero."""
+        return {"anyOf": [{"type": "string"}, {"const": 0}], "description": f"{self.dimension} with unit", "examples": [_EXAMPLE[self.dimension]]}
 
 
 Seconds = Annotated[float, Quantity("time")]

@@ -24,9 +24,13 @@ class ScaleUp(Spec):
     launch: Seconds = 10e-6
     """Per collective call. [s]"""
     half_size: Bytes = 0.0
-    """Message per rank at which half the bandwidth is reached beyond the latency terms. [B]"""
+    """Bytes sent per member at which half the bandwidth is reached, beyond the latency terms. [B]"""
     has_switch_reduction: bool = False
     """Whether the switch reduces in flight (NVLink SHARP)."""
+    switch_reduction_efficiency: float = Field(default=0.66, gt=0, le=1)
+    """Large-message rate of a member's port under in-switch reduction over the nominal one; it counts every byte that leaves the port."""
+    switch_reduction_latency: Seconds = 15e-6
+    """Of one in-switch all-reduce beyond ``launch``, for any number of members. [s]"""
 
 
 class Pcie(Spec):
@@ -52,6 +56,8 @@ class Nic(Spec):
     """One way between two nodes, software included. [s]"""
     launch: Seconds = 15e-6
     """Per collective call that crosses nodes. [s]"""
+    half_size: Bytes = 0.0
+    """Bytes sent per member at which half the rate is reached, beyond the latency terms. [B]"""
 
 
 class Host(Spec):

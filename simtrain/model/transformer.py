@@ -24,6 +24,12 @@ class MoE(Spec):
     num_dense_layers: int = Field(default=0, ge=0)
     """First layers that keep a dense MLP."""
 
+    @model_validator(mode="after")
+    def _enough_experts(self) -> Self:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts there are")
+        return self
+
 
 class MLA(Spec):
     """Multi-head latent attention (DeepSeek-V2/V3)."""
@@ -57,6 +63,7 @@ class Transformer(NamedSpec):
     is_tied: bool = True
     """Whether the output projection is the embedding."""
     has_bias: bool = True
+    """Biases in the projections, the MLP and the layer norms."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     window: int | None = Field(default=None, gt=0)
     """Sliding window: keys each query attends to. [tokens]"""
@@ -69,6 +76,12 @@ class Transformer(NamedSpec):
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}; set head_dim")
         if self.heads % self.num_kv_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.num_kv_heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _dense_layers_fit(self) -> Self:
+        if self.moe is not None and self.moe.num_dense_layers > self.layers:
+            raise ValueError(f"moe.num_dense_layers {self.moe.num_dense_layers} is more than the {self.layers} layers")
         return self
 
     @property
@@ -97,26 +110,39 @@ class Transformer(NamedSpec):
             return q + kv + a * x.v_head_dim * h
         return h * d * (a + 2 * self.num_kv_heads) + a * d * h
 
-    def mlp_parameters(self, layer: int, is_active: bool = False) -> int:
-        """Weights of the MLP or of the experts (all, or those a token visits) and router of one layer."""
+    def _mlp_shape(self, layer: int, is_active: bool) -> tuple[int, int]:
+        """Number of MLPs in one layer (all, or those a token visits) and their width."""
         if self.moe is None or layer < self.moe.num_dense_layers:
-            return self.mlp_matrices * self.hidden * self.ffn
-        count = (self.moe.top_k if is_active else self.moe.experts) + self.moe.shared_experts
-        return self.mlp_matrices * self.hidden * self.moe.expert_ffn * count + self.hidden * self.moe.experts
+            return 1, self.ffn
+        routed = self.moe.top_k if is_active else self.moe.experts
+        return routed + self.moe.shared_experts, self.moe.expert_ffn
 
-    def _small_parameters(self) -> int:
-        """Norm weights and biases of one layer."""
-        norms = 2 * self.hidden * (2 if self.norm == "layernorm" else 1)
-        if self.mla is not None:
-            norms += self.mla.q_lora_rank + self.mla.kv_lora_rank
+    def _router_parameters(self, layer: int) -> int:
+        return 0 if self.moe is None or layer < self.moe.num_dense_layers else self.hidden * self.moe.experts
+
+    def mlp_parameters(self, layer: int, is_active: bool = False) -> int:
+        """Weights of the MLP or of the experts (all, or those a token visits) and router of one layer, without biases."""
+        count, width = self._mlp_shape(layer, is_active)
+        return count * self.mlp_matrices * self.hidden * width + self._router_parameters(layer)
+
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of one norm over the hidden dimension."""
+        return self.hidden * (2 if self.norm == "layernorm" and self.has_bias else 1)
+
+    def _bias_parameters(self, layer: int, is_active: bool) -> int:
+        """Biases of the projections and of the MLPs of one layer."""
         if not self.has_bias:
-            return norms
+            return 0
         qkv = self.head_size * (self.heads + 2 * self.num_kv_heads)
-        return norms + qkv + self.hidden + self.ffn * (self.mlp_matrices - 1) + self.hidden
+        count, width = self._mlp_shape(layer, is_active)
+        return qkv + self.hidden + count * (width * (self.mlp_matrices - 1) + self.hidden)
 
     def layer_parameters(self, layer: int, is_active: bool = False) -> int:
-        """Parameters of one layer."""
-        return self.attention_parameters + self.mlp_parameters(layer, is_active) + self._small_parameters()
+        """Parameters of one layer: weights, biases, two norms and those of the latents."""
+        latent_norms = 0 if self.mla is None else self.mla.q_lora_rank + self.mla.kv_lora_rank
+        weights = self.attention_parameters + self.mlp_parameters(layer, is_active)
+        return weights + self._bias_parameters(layer, is_active) + 2 * self.norm_parameters + latent_norms
 
     @property
     def embedding_parameters(self) -> int:
@@ -124,10 +150,17 @@ class Transformer(NamedSpec):
         return self.vocab * self.hidden + (self.max_seq_len * self.hidden if self.position == "learned" else 0)
 
     def parameters(self, is_active: bool = False) -> int:
-        """All parameters, or those that one token visits."""
+        """All parameters, or those that one token visits.
+
+        A dense GPT counts ``12 l h^2 (1 + 13/(12h) + (V + s)/(12 l h))`` and the final norm. [1]_
+
+        References
+        ----------
+        .. [1] Narayanan et al., SC'21, equation 2 (without the final norm).
+        """
         body = sum(self.layer_parameters(i, is_active) for i in range(self.layers))
-        final_norm = self.hidden * (2 if self.norm == "layernorm" else 1)
-        return body + self.embedding_parameters + (0 if self.is_tied else self.vocab * self.hidden) + final_norm
+        head = 0 if self.is_tied else self.vocab * self.hidden
+        return self.embedding_parameters + body + self.norm_parameters + head
 
     def attention_pairs(self, seq_len: int, is_causal: bool, window: int | None = None) -> float:
         """Query-key pairs of one sequence and head.
@@ -166,8 +199,9 @@ class Transformer(NamedSpec):
 
         References
         ----------
-        .. [1] Narayanan et al., SC'21, appendix, equation 3: ``72 B s l h^2 (1 + s/(6h) + V/(16 l h))`` is three
-           times this for a GELU model with ffn = 4h.
+        .. [1] Narayanan et al., SC'21, section 5.1 and appendix. For a GELU model with ffn = 4h, three times this over
+           B full squares is ``72 B s l h^2 (1 + s/(6h) + V/(12 l h))``; their equation 3,
+           ``96 B s l h^2 (1 + s/(6h) + V/(16 l h))``, adds the recomputed forward pass of the layers.
         """
         weights = sum(self.attention_parameters + self.mlp_parameters(i, is_active=True) for i in range(self.layers))
         return 2.0 * seq_len * (weights + self.hidden * self.vocab) + self.layers * self.attention_flops(seq_len, is_causal, window)

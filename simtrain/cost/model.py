@@ -1,0 +1,180 @@
+"""Seconds of everything a rank does, for one cluster, software era, number format and model.
+
+The cost functions are pure and take numbers; this binds them to what a run has chosen and remembers what it
+computed, because a step asks for the same few hundred shapes again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from simtrain.cost import attention as attention_cost
+from simtrain.cost import elementwise, gemm, optimizer
+from simtrain.cost.collective import Transfer, collective
+from simtrain.cost.placement import span_of
+from simtrain.cost.span import Span
+from simtrain.errors import InputError, did_you_mean
+from simtrain.hardware import Cluster, Software
+from simtrain.hardware.accelerator import DTYPE_BYTES
+from simtrain.model import Transformer
+
+
+_Direction = Callable[[bool], float]
+
+
+class AttentionCost(NamedTuple):
+    """One call of core attention."""
+
+    forward: float
+    """[s]"""
+    backward: float
+    """[s]"""
+    flops: float
+    """Executed forward. [FLOP]"""
+    backward_flops: float
+    """Executed backward. [FLOP]"""
+    saved_scores: float
+    """Scores kept for backward by unfused attention. [B]"""
+
+
+class CostModel:
+    """Costs of one run.
+
+    Parameters
+    ----------
+    cluster, software
+        What it runs on and under.
+    dtype
+        Format of matrix products and activations.
+    model
+        Gives norm kind and dropout.
+    """
+
+    def __init__(self, cluster: Cluster, software: Software, dtype: str, model: Transformer) -> None:
+        self.cluster, self.software, self.dtype, self.model = cluster, software, dtype, model
+        self.accelerator = cluster.node.accelerator
+        self.dtype_bytes = DTYPE_BYTES[dtype] if dtype not in ("fp8", "nvfp4") else 2.0
+        self.gradient_bytes = max(software.gradient_bytes, self.dtype_bytes)
+        kernels = self.accelerator.kernels
+        self.launch = kernels.launch
+        self.sustained = kernels.sustained.get(software.name, kernels.sustained.get("default", 1.0)) * self.accelerator.power_factor
+        self.memory_rate = self.accelerator.memory_bandwidth * kernels.memory.efficiency
+        self.norm_parameters = 2 if model.norm == "layernorm" else 1
+        self.moments = 8.0
+        self.recorded: dict[Hashable, object] = {}
+        """Templates recorded with these costs."""
+        self._spans: dict[tuple[int, ...], Span] = {}
+        self._seconds: dict[Hashable, float] = {}
+        self._transfers: dict[Hashable, Transfer] = {}
+
+    # -- kernels ---------------------------------------------------------------------------------------
+
+    def matmul(self, m: float, k: int, n: int, batch: int = 1, is_gradient: bool = False) -> float:
+        """Return the time of ``[m, k] x [k, n]``; a weight gradient adds to an accumulator. [s]"""
+        key = (m, k, n, batch, is_gradient)
+        if key not in self._seconds:
+            out_bytes = self.gradient_bytes if is_gradient else None
+            seconds = gemm.matmul(
+                m, n, k, self.accelerator, self.dtype, batch=batch, sustained=self.sustained, out_bytes=out_bytes, accumulate=is_gradient
+            )  # fmt: skip
+            self._seconds[key] = seconds + self.launch
+        return self._seconds[key]
+
+    def attention(
+        self, q: int, kv: int, heads: int, head_dim: int, batch: int, kv_heads: int, is_causal: bool, window: int | None, generation: str, dropout: float
+    ) -> AttentionCost:
+        """Return the cost of core attention under the software's kernel generation, or the one given."""
+        generation = generation or self.software.attention
+        if generation == "unfused":
+            return self._unfused(q, kv, heads, head_dim, batch, dropout)
+        known = self.accelerator.kernels.attention
+        if generation not in known:
+            where = f"kernels/{self.accelerator.kernels.name}.yaml: attention"
+            raise InputError(f"{where}: no kernel {generation!r} on {self.accelerator.name}; {did_you_mean(generation, [*known, 'unfused'])}")
+        pairs = attention_pairs(q, kv, is_causal, window)
+        call = (batch, q, kv, heads, kv_heads, head_dim, self.accelerator, self.dtype, generation)
+        seconds = [
+            attention_cost.flash(*call, is_causal=is_causal, window=window, pairs=pairs, backward=b, sustained=self.sustained) + self.launch for b in (False, True)
+        ]
+        flops = 4.0 * batch * heads * head_dim * pairs
+        return AttentionCost(seconds[0], seconds[1], flops, 2.5 * flops, 0.0)
+
+    def _unfused(self, q: int, kv: int, heads: int, head_dim: int, batch: int, dropout: float) -> AttentionCost:
+        seconds = [
+            attention_cost.unfused(batch, q, kv, heads, head_dim, self.accelerator, self.dtype, backward=b, has_dropout=dropout > 0, sustained=self.sustained)
+            + self.launch * (8 if b else 5)
+            for b in (False, True)
+        ]
+        flops = 4.0 * batch * heads * head_dim * q * kv
+        scores = float(batch * heads * q * kv)
+        kept = scores * (self.dtype_bytes + (1 + self.dtype_bytes if dropout else 0))
+        return AttentionCost(seconds[0], seconds[1], flops, 2 * flops, kept)
+
+    def norm(self, tokens: float, hidden: int) -> tuple[float, float]:
+        """Return forward and backward of a norm. [s]"""
+        return self._pair(lambda b: elementwise.norm(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, is_fused=self.software.is_norm_fused, backward=b))
+
+    def activation(self, tokens: float, ffn: int, kind: str) -> tuple[float, float]:
+        """Return forward and backward of an activation on ``ffn`` columns. [s]"""
+        fused = self.software.is_activation_fused
+        return self._pair(lambda b: elementwise.activation(tokens, ffn, kind, self.accelerator, element_bytes=self.dtype_bytes, is_fused=fused, backward=b))
+
+    def bias_dropout_add(self, tokens: float, hidden: int, dropout: float) -> tuple[float, float]:
+        """Return forward and backward of bias, dropout and residual. [s]"""
+        fused = self.software.is_dropout_fused
+        return self._pair(
+            lambda b: elementwise.bias_dropout_add(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, has_dropout=dropout > 0, is_fused=fused, backward=b)
+        )
+
+    def embedding(self, tokens: float, hidden: int) -> tuple[float, float]:
+        """Return forward and backward of a lookup. [s]"""
+        return self._pair(lambda b: elementwise.embedding(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, backward=b))
+
+    def cross_entropy(self, tokens: float, vocab: int) -> tuple[float, float, float]:
+        """Return forward and backward of the loss [s], and the bytes it keeps. [B]"""
+        fused = self.software.is_cross_entropy_fused
+        forward, backward = self._pair(lambda b: elementwise.cross_entropy(tokens, vocab, self.accelerator, is_fused=fused, backward=b))
+        return forward, backward, tokens * vocab * (self.dtype_bytes if fused else 4.0)
+
+    def optimizer(self, parameters: float) -> float:
+        """Return the time of unscale, clip and step on the local parameters. [s]"""
+        return optimizer.step(parameters, self.software.optimizer_traffic, self.accelerator)
+
+    def data_loading(self, samples: int) -> float:
+        """Return the host time to fetch and collate the step's samples of one data-parallel rank, loaders contending. [s]"""
+        return samples * self.software.sample_time * self.software.loaders_per_node
+
+    def host_floor(self) -> tuple[float, float]:
+        """Return the host time to launch one layer, forward and backward. [s]"""
+        s = self.software
+        return s.host_op_time * s.forward_ops_per_layer, s.host_op_time * s.backward_ops_per_layer
+
+    def _pair(self, cost: _Direction) -> tuple[float, float]:
+        return cost(False) + self.launch, cost(True) + self.launch
+
+    # -- communication ---------------------------------------------------------------------------------
+
+    def span(self, ranks: tuple[int, ...]) -> Span:
+        """Return where a group of ranks sits."""
+        if ranks not in self._spans:
+            self._spans[ranks] = span_of(ranks, self.cluster)
+        return self._spans[ranks]
+
+    def collective(self, kind: str, nbytes: float, ranks: tuple[int, ...]) -> Transfer:
+        """Return the cost of a collective among ranks, with the software's gap per call."""
+        key = (kind, nbytes, self.span(ranks))
+        if key not in self._transfers:
+            transfer = collective(kind, nbytes, key[2], self.cluster)
+            if transfer.nbytes:
+                transfer = transfer._replace(latency=transfer.latency + self.software.collective_gap)
+            self._transfers[key] = transfer
+        return self._transfers[key]
+
+
+def attention_pairs(q: int, kv: int, is_causal: bool, window: int | None) -> float:
+    """Return query-key pairs of one head: the causal half when ``q == kv``, everything when a block lies below the diagonal."""
+    w = min(window or kv, kv)
+    if is_causal and q == kv:
+        return w * q - w * w / 2
+    return float(q) * w

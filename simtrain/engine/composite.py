@@ -1,0 +1,109 @@
+"""Composites: a template that nothing outside can disturb is replayed once and used as one operation.
+
+Whether a composite was disturbed is checked after the run, never assumed: if a transfer crossed one of its
+links or a collective slowed its rank while it ran, that one is executed operation by operation and the run
+repeated, until no composite was disturbed. The result is then the one of the fully expanded graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from simtrain.engine.metrics import Busy, measure_ranks
+from simtrain.engine.replay import Fidelity, replay
+from simtrain.engine.trace import Trace
+from simtrain.graph.graph import Floats, Ints, assemble
+from simtrain.graph.step import Do, RankClass, Step
+from simtrain.graph.template import Kind, Link, Op, Template
+from simtrain.hardware import Cluster
+
+
+@dataclass
+class Composite:
+    """A template's stand-in and what happens inside it."""
+
+    stand_in: Template
+    trace: Trace
+    """Of the template alone."""
+    busy: Busy
+    links: Link
+    streams: frozenset[str]
+
+
+@dataclass
+class Composites:
+    """Composites of one step, by ``id`` of the template they stand for and by the stand-in's."""
+
+    by_template: dict[int, Composite] = field(default_factory=dict[int, Composite])
+    by_stand_in: dict[int, Composite] = field(default_factory=dict[int, Composite])
+
+    @property
+    def stand_ins(self) -> dict[int, Template]:
+        """Stand-in by ``id`` of the template."""
+        return {key: c.stand_in for key, c in self.by_template.items()}
+
+
+def compose(step: Step, cluster: Cluster, fidelity: Fidelity, slowdown: float) -> Composites:
+    """Replay each template alone that the programs run in line, and make its stand-in."""
+    composites = Composites()
+    for cls in step.classes:
+        for instruction in cls.program:
+            if not isinstance(instruction, Do) or instruction.key is not None or id(instruction.template) in composites.by_template:
+                continue
+            template = instruction.template
+            if len(template.ops) < 2 or template.left_open or any(op.kind in (Kind.SEND, Kind.RECV) for op in template.ops):
+                continue
+            made = _compose_one(template, step, cls, cluster, fidelity, slowdown)
+            composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
+    return composites
+
+
+def _compose_one(template: Template, step: Step, cls: RankClass, cluster: Cluster, fidelity: Fidelity, slowdown: float) -> Composite:
+    alone = Step(step.mesh, [RankClass(cls.coordinates, cls.multiplicity, [Do(template)])], 0.0, 0.0, 0.0, step.dtype)
+    trace = replay(assemble(alone), cluster, fidelity=fidelity, slowdown=slowdown)
+    links = Link.NONE
+    for op in template.ops:
+        links |= op.links
+    op = Op(template.name, Kind.COMPOSITE, "compute", trace.makespan, flops=template.flops, links=links)
+    return Composite(Template(template.name, [op], (0,)), trace, measure_ranks(trace)[0], links, frozenset(op.stream for op in template.ops))
+
+
+def disturbed(trace: Trace, composites: Composites, slowdown: float) -> dict[int, frozenset[int]]:
+    """Return per class the instructions whose composite overlapped something that could change it."""
+    g, table = trace.graph, trace.graph.table
+    is_composite = table.kind[g.op] == Kind.COMPOSITE
+    template_of = np.repeat(np.arange(len(table.templates)), [len(t.ops) for t in table.templates])[g.op]
+    result: dict[int, set[int]] = {}
+    for rank in range(len(g.ranks)):
+        mine = g.rank == rank
+        others = np.flatnonzero(mine & ~is_composite & (trace.end > trace.start))
+        for index in np.unique(template_of[mine & is_composite]):
+            composite = composites.by_stand_in[id(table.templates[index])]
+            rows = np.flatnonzero(mine & is_composite & (template_of == index))
+            touching = others[_touches(others, trace, composite, slowdown)]
+            hit = rows[_overlaps(trace.start[rows], trace.end[rows], trace.start[touching], trace.end[touching])]
+            result.setdefault(int(g.rank_class[rank]), set()).update(g.instance[hit].tolist())
+    return {cls: frozenset(found) for cls, found in result.items() if found}
+
+
+def _touches(rows: Ints, trace: Trace, composite: Composite, slowdown: float) -> np.ndarray:
+    """Which rows could change the composite: same links, same streams, or slowing its compute."""
+    g, table = trace.graph, trace.graph.table
+    op = g.op[rows]
+    same_link = (table.links[op] & int(composite.links)) != 0
+    streams = [i for i, name in enumerate(table.streams) if name in composite.streams and name != "compute"]
+    same_stream = np.isin(table.stream[op], streams)
+    slows = table.holds_sms[op] if slowdown > 0 else np.zeros(len(op), np.bool_)
+    return same_link | same_stream | slows
+
+
+def _overlaps(start: Floats, end: Floats, other_start: Floats, other_end: Floats) -> np.ndarray:
+    """For each interval, whether it overlaps one of the others for more than an instant."""
+    if not len(other_start):
+        return np.zeros(len(start), np.bool_)
+    order = np.argsort(other_start, kind="stable")
+    latest = np.maximum.accumulate(other_end[order])
+    before = np.searchsorted(other_start[order], end, side="left")
+    return (before > 0) & (latest[np.maximum(before, 1) - 1] > start)

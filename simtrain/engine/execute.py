@@ -1,0 +1,58 @@
+"""From the programs of a step to a trace and its budget: composes, replays, repeats where a composite was disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simtrain.engine.composite import Composites, compose, disturbed
+from simtrain.engine.metrics import Busy, measure_ranks
+from simtrain.engine.replay import Fidelity, replay
+from simtrain.engine.trace import Trace
+from simtrain.graph.graph import assemble
+from simtrain.graph.step import Step
+from simtrain.hardware import Cluster
+
+
+@dataclass
+class Execution:
+    """A trace with the time budget of each represented rank."""
+
+    trace: Trace
+    composites: Composites
+    busy: list[Busy]
+    rounds: int
+    """Replays until no composite was disturbed."""
+
+
+def execute(
+    step: Step, cluster: Cluster, *, fidelity: Fidelity = "fair", slowdown: float = 0.0, unfold: Sequence[str] = (), use_composites: bool = True
+) -> Execution:
+    """Replay one step.
+
+    Parameters
+    ----------
+    step
+        Programs of the rank classes.
+    cluster
+        Gives the capacities of links.
+    fidelity, slowdown
+        As in :func:`simtrain.engine.replay.replay`.
+    unfold
+        Mesh axes whose copies are executed one by one; this switches composites off.
+    use_composites
+        Use composites where they are exact; ``False`` executes every operation.
+    """
+    composites = compose(step, cluster, fidelity, slowdown) if use_composites and not unfold else Composites()
+    expanded: dict[int, frozenset[int]] = {}
+    rounds = 0
+    while True:
+        rounds += 1
+        graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded)
+        trace = replay(graph, cluster, fidelity=fidelity, slowdown=slowdown)
+        hit = disturbed(trace, composites, slowdown) if composites.by_template else {}
+        if not hit:
+            break
+        expanded = {i: expanded.get(i, frozenset()) | hit.get(i, frozenset()) for i in {*expanded, *hit}}
+    inside = {key: c.busy for key, c in composites.by_stand_in.items()}
+    return Execution(trace, composites, measure_ranks(trace, inside), rounds)

@@ -1,0 +1,131 @@
+"""Max-min fair shares of links among concurrent transfers, with integer rates.
+
+Rates are integers in units of 2^-20 B/s and a link's level is a floor division, so that sums are exact and do
+not depend on the order of flows or links: whether a rate changed is an exact question, which is what lets
+equal graphs give equal traces to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+RATE_UNIT = 2.0**20
+"""Rate units per B/s."""
+
+
+def to_rate(bytes_per_second: float) -> int:
+    """Return a rate as an integer, at least one unit."""
+    return max(1, round(bytes_per_second * RATE_UNIT))
+
+
+Flow = tuple[Mapping[int, int], int]
+"""Links of a transfer with the number of its members on each, and the rate of each member when alone. [rate units]"""
+
+
+def progressive_filling(flows: Mapping[int, Flow], capacity: Mapping[int, int] | Sequence[int]) -> dict[int, int]:
+    """Return the max-min fair rates by filling all flows evenly until a link or a cap stops them. [1]_
+
+    Parameters
+    ----------
+    flows
+        Links (with the flow's members on each) and cap of each flow. [rate units]
+    capacity
+        Of each link. [rate units]
+
+    Returns
+    -------
+    dict
+        Rate of each member of each flow. [rate units]
+
+    References
+    ----------
+    .. [1] Bertsekas and Gallager, Data Networks, 2nd ed., section 6.5.2.
+
+    Examples
+    --------
+    >>> progressive_filling({0: ({0: 1}, 100), 1: ({0: 1, 1: 1}, 100), 2: ({1: 1}, 100)}, [30, 100])
+    {0: 15, 1: 15, 2: 85}
+    """
+    on_link: dict[int, dict[int, int]] = {}
+    for flow, (links, _) in flows.items():
+        for link, members in links.items():
+            on_link.setdefault(link, {})[flow] = members
+    left = {link: capacity[link] for link in on_link}
+    caps = sorted((cap, flow) for flow, (_, cap) in flows.items())
+    rates: dict[int, int] = {}
+    while len(rates) < len(flows):
+        level, link = min(((left[k] // sum(held.values()), k) for k, held in on_link.items() if held), default=(-1, -1))
+        cap = next(c for c, flow in caps if flow not in rates)
+        frozen = [flow for c, flow in caps if c == cap and flow not in rates] if level < 0 or cap <= level else sorted(on_link[link])
+        rate = cap if level < 0 or cap <= level else level
+        for flow in frozen:
+            rates[flow] = rate
+            for k, members in flows[flow][0].items():
+                del on_link[k][flow]
+                left[k] -= rate * members
+    return {flow: rates[flow] for flow in sorted(rates)}
+
+
+class FairShare:
+    """Transfers that share links; rates are solved anew only where demand exceeds a link.
+
+    Parameters
+    ----------
+    capacity
+        Of each link. [rate units]
+    """
+
+    def __init__(self, capacity: Sequence[int]) -> None:
+        self.capacity = list(capacity)
+        self.flows: dict[int, Flow] = {}
+        self.rate: dict[int, int] = {}
+        self._on_link: list[set[int]] = [set() for _ in self.capacity]
+        self._demand = [0] * len(self.capacity)
+        self._dirty: set[int] = set()
+
+    def add(self, flow: int, links: Mapping[int, int], cap: int) -> None:
+        """Start a transfer; its rate is known after :meth:`resolve`, or at once if it loads no link."""
+        self.flows[flow] = (links, cap)
+        self.rate[flow] = 0 if links else cap
+        for link, members in links.items():
+            self._on_link[link].add(flow)
+            self._demand[link] += cap * members
+        self._dirty.update(links)
+
+    def remove(self, flow: int) -> None:
+        """End a transfer."""
+        links, cap = self.flows.pop(flow)
+        del self.rate[flow]
+        for link, members in links.items():
+            self._on_link[link].discard(flow)
+            self._demand[link] -= cap * members
+        self._dirty.update(links)
+
+    def resolve(self) -> list[int]:
+        """Solve where something changed and return the flows whose rate is new, in order of their number."""
+        component = self._component()
+        self._dirty.clear()
+        links = {link for flow in component for link in self.flows[flow][0]}
+        if all(self._demand[link] <= self.capacity[link] for link in links):
+            solved = {flow: self.flows[flow][1] for flow in component}
+        else:
+            solved = progressive_filling({flow: self.flows[flow] for flow in component}, self.capacity)
+        changed = [flow for flow in sorted(solved) if solved[flow] != self.rate[flow]]
+        for flow in changed:
+            self.rate[flow] = solved[flow]
+        return changed
+
+    def _component(self) -> list[int]:
+        """Return the flows connected to a changed link through links that can saturate."""
+        seen: set[int] = set()
+        links = sorted(self._dirty)
+        visited = set(links)
+        while links:
+            for flow in self._on_link[links.pop()]:
+                if flow in seen:
+                    continue
+                seen.add(flow)
+                new = [k for k in self.flows[flow][0] if k not in visited and self._demand[k] > self.capacity[k]]
+                visited.update(new)
+                links += new
+        return sorted(seen)

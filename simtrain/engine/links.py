@@ -1,0 +1,61 @@
+"""The links that the rows of a graph load, and their capacities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simtrain.engine.fairshare import to_rate
+from simtrain.graph.graph import Graph
+from simtrain.graph.template import LINK_CLASSES, Link
+from simtrain.hardware import Cluster
+
+
+@dataclass
+class LinkTable:
+    """Physical links next to the represented ranks.
+
+    A link that serves ``g`` ranks of which ``k`` are represented has ``k / g`` of its capacity in the graph: the
+    others do the same at the same time. Unfolding all of them restores the whole link.
+    """
+
+    names: list[str]
+    capacity: list[int]
+    """[rate units]"""
+    of_rank: list[dict[int, int]]
+    """For each represented rank: link number by link class."""
+    bandwidth: list[float]
+    """Capacity, for utilisation. [B/s]"""
+
+    def of(self, rank: int, classes: int) -> list[int]:
+        """Return the link numbers that a row of a rank loads."""
+        return [self.of_rank[rank][c] for c in LINK_CLASSES if classes & c]
+
+
+def link_table(graph: Graph, cluster: Cluster) -> LinkTable:
+    """Lay out the scale-up ports and NICs of the represented ranks."""
+    node = cluster.node
+    per_nic = node.accelerators_per_nic
+    nic = node.nic.count * node.nic.bandwidth * node.nic.efficiency * cluster.fabric_efficiency / node.num_accelerators * per_nic
+    port = node.scale_up.bandwidth * node.scale_up.efficiency
+    numbers: dict[tuple[int, int], int] = {}
+    table = LinkTable([], [], [], [])
+    represented: dict[tuple[int, int], int] = {}
+    for rank in graph.ranks:
+        for link_class in LINK_CLASSES:
+            key = (int(link_class), rank // (per_nic if link_class in (Link.NIC_OUT, Link.NIC_IN) else 1))
+            represented[key] = represented.get(key, 0) + 1
+    for rank in graph.ranks:
+        own: dict[int, int] = {}
+        for link_class in LINK_CLASSES:
+            is_nic = link_class in (Link.NIC_OUT, Link.NIC_IN)
+            serves = per_nic if is_nic else 1
+            key = (int(link_class), rank // serves)
+            if key not in numbers:
+                numbers[key] = len(table.names)
+                share = (nic if is_nic else port) / serves
+                table.names.append(f"{str(link_class.name).lower()} {key[1]}")
+                table.capacity.append(to_rate(share) * represented[key])
+                table.bandwidth.append(share * represented[key])
+            own[int(link_class)] = numbers[key]
+        table.of_rank.append(own)
+    return table

@@ -1,0 +1,254 @@
+"""The SimPy executor: in-order streams, rendezvous, shared links, compute slowed by communication.
+
+A timestamp has two phases. First all completions take effect, in order of row number; then one arbitration
+starts what became ready, adds transfers to the network, solves the shares once and re-anchors whatever
+changed its rate. Operations of zero length complete in a further round of the same timestamp.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import simpy
+from simpy.events import NORMAL
+
+from simtrain.engine.fairshare import RATE_UNIT, FairShare, to_rate
+from simtrain.engine.lanes import Lanes
+from simtrain.engine.links import LinkTable, link_table
+from simtrain.engine.trace import Trace
+from simtrain.errors import SimtrainError
+from simtrain.graph.graph import Graph
+from simtrain.graph.grid import ceil_grid
+from simtrain.graph.template import Kind
+from simtrain.hardware import Cluster
+
+Fidelity = Literal["analytic", "fair"]
+_ARBITRATION = NORMAL + 1
+
+
+def replay(graph: Graph, cluster: Cluster, *, fidelity: Fidelity = "fair", slowdown: float = 0.0) -> Trace:
+    """Execute a graph.
+
+    Parameters
+    ----------
+    graph
+        Rows to execute.
+    cluster
+        Gives the capacities of links.
+    fidelity
+        ``fair``: transfers share links max-min fairly. ``analytic``: a transfer holds its links alone, in order of readiness.
+    slowdown
+        Share of compute rate lost on a rank while a collective holds its SMs.
+
+    Raises
+    ------
+    SimtrainError
+        If the graph cannot finish because rows wait for each other.
+    """
+    return _Replay(graph, link_table(graph, cluster), fidelity, slowdown).run()
+
+
+class _Replay:
+    """State of one execution. A *unit* is what completes as a whole: a single row, or all rows of a rendezvous."""
+
+    def __init__(self, graph: Graph, links: LinkTable, fidelity: Fidelity, slowdown: float) -> None:
+        self.graph, self.links, self.fidelity = graph, links, fidelity
+        self.compute_rate = 1.0 - slowdown
+        self.env = simpy.Environment()
+        self._columns(graph)
+        n = len(graph)
+        self.ready: list[float] = [0.0] * n
+        self.start: list[float] = [0.0] * n
+        self.end: list[float] = [-1.0] * n
+        self.last: list[int] = list(range(n))
+        self.eta: dict[int, float] = {}
+        self.left: dict[int, float] = {}
+        self.anchor: dict[int, float] = {}
+        self.rate: dict[int, float] = {}
+        self.network = FairShare(links.capacity)
+        self.lanes = Lanes(len(links.capacity))
+        self.moving: set[int] = set()
+        self.computing: list[set[int]] = [set() for _ in graph.ranks]
+        self.holding = [0] * len(graph.ranks)
+        self.was_held = [False] * len(graph.ranks)
+        self.touched: set[int] = set()
+        self.done: list[int] = []
+        self.fresh: list[int] = []
+        self.is_arbitration_due = False
+
+    def _columns(self, g: Graph) -> None:
+        """Turn the columns into lists: single items of numpy arrays are slow to read."""
+        t, n = g.table, len(g)
+        self.kind: list[int] = t.kind[g.op].tolist()
+        self.seconds: list[float] = t.seconds[g.op].tolist()
+        self.nbytes: list[float] = t.nbytes[g.op].tolist()
+        self.cap: list[int] = [to_rate(r) if r else 0 for r in t.rate.tolist()]
+        self.op: list[int] = g.op.tolist()
+        self.uses: list[int] = t.links[g.op].tolist()
+        self.holds: list[bool] = t.holds_sms[g.op].tolist()
+        self.rank: list[int] = g.rank.tolist()
+        self.group: list[int] = g.group.tolist()
+        has_previous = g.previous >= 0
+        source = np.concatenate([g.dep_from, g.previous[has_previous]])
+        target = np.concatenate([g.dep_to, np.flatnonzero(has_previous)])
+        order = np.lexsort((target, source))
+        self.successor: list[int] = target[order].tolist()
+        self.first: list[int] = np.searchsorted(source[order], np.arange(n + 1)).tolist()
+        self.missing: list[int] = np.bincount(target, minlength=n).tolist()
+        members: list[list[int]] = [[] for _ in range(int(g.group.max(initial=-1)) + 1)]
+        for row in np.flatnonzero(g.group >= 0).tolist():
+            members[self.group[row]].append(row)
+        self.members = members
+        self.absent = [len(rows) for rows in members]
+
+    def run(self) -> Trace:
+        self.fresh = [row for row, count in enumerate(self.missing) if count == 0]
+        self._request_arbitration()
+        self.env.run()
+        stuck = [row for row, end in enumerate(self.end) if end < 0]
+        if stuck:
+            raise SimtrainError(self._deadlock(stuck))
+        return Trace(self.graph, np.array(self.ready), np.array(self.start), np.array(self.end), np.array(self.last, np.int64), self.fidelity, "simpy")
+
+    def _deadlock(self, stuck: list[int]) -> str:
+        g = self.graph
+        shown = ", ".join(f"rank {g.ranks[self.rank[r]]} {g.table.ops[self.op[r]].stream}: {g.table.ops[self.op[r]].name}" for r in stuck[:4])
+        return f"the graph cannot finish: {len(stuck)} of {len(g)} rows never start ({shown}, ...); sends and receives are posted in an order that waits on itself"
+
+    # -- events ------------------------------------------------------------------------------------------
+
+    def _schedule(self, delay: float, callback: Callable[[Any], None], priority: int = NORMAL) -> None:
+        event = self.env.event()
+        event._ok = True  # pyright: ignore[reportPrivateUsage]
+        event._value = None  # pyright: ignore[reportPrivateUsage]
+        event.callbacks.append(callback)
+        self.env.schedule(event, priority, delay)  # pyright: ignore[reportArgumentType]
+
+    def _request_arbitration(self) -> None:
+        if not self.is_arbitration_due:
+            self.is_arbitration_due = True
+            self._schedule(0.0, self._arbitrate, _ARBITRATION)
+
+    def _complete_at(self, unit: int, eta: float) -> None:
+        if self.eta.get(unit) == eta:
+            return
+        self.eta[unit] = eta
+
+        def completed(_: Any) -> None:
+            if self.eta.get(unit) == eta:
+                del self.eta[unit]
+                self.done.append(unit)
+                self._request_arbitration()
+
+        self._schedule(eta - self.env.now, completed)
+
+    # -- the two phases ----------------------------------------------------------------------------------
+
+    def _arbitrate(self, _: Any) -> None:
+        self.is_arbitration_due = False
+        done, self.done = sorted(self.done), []
+        for unit in done:
+            self._finish_phase(unit)
+        fresh, self.fresh = sorted(self.fresh), []
+        for row in fresh:
+            self._row_ready(row)
+        for unit in self.lanes.granted():
+            self._start_unit(unit)
+        for unit in self.network.resolve():
+            self._re_anchor(unit, self.network.rate[unit] / RATE_UNIT)
+        for rank in sorted(self.touched):
+            self._slow_compute(rank)
+        self.touched.clear()
+
+    def _rows(self, unit: int) -> list[int]:
+        group = self.group[unit]
+        return self.members[group] if group >= 0 else [unit]
+
+    def _finish_phase(self, unit: int) -> None:
+        """A latency that ends starts its transfer; everything else ends the unit."""
+        if unit in self.moving or self.group[unit] < 0 or not self.nbytes[unit]:
+            self._finish(unit)
+            return
+        self.moving.add(unit)
+        self.left[unit], self.anchor[unit], self.rate[unit] = self.nbytes[unit], self.env.now, 0.0
+        links = Counter[int]()
+        if self.fidelity == "fair":
+            for row in self._rows(unit):
+                links.update(self.links.of(self.rank[row], self.uses[row]))
+        self.network.add(unit, links, self.cap[self.op[unit]])
+        if not links:
+            self._re_anchor(unit, self.cap[self.op[unit]] / RATE_UNIT)
+
+    def _finish(self, unit: int) -> None:
+        now = self.env.now
+        if unit in self.moving:
+            self.moving.discard(unit)
+            self.network.remove(unit)
+        self.left.pop(unit, None)
+        for row in self._rows(unit):
+            self.end[row] = now
+            if self.kind[row] == Kind.COMPUTE:
+                self.computing[self.rank[row]].discard(row)
+            elif self.holds[row]:
+                self.holding[self.rank[row]] -= 1
+                self.touched.add(self.rank[row])
+            for index in range(self.first[row], self.first[row + 1]):
+                successor = self.successor[index]
+                self.missing[successor] -= 1
+                if not self.missing[successor]:
+                    self.fresh.append(successor)
+        if self.fidelity == "analytic" and self.group[unit] >= 0:
+            self.lanes.release(unit)
+
+    def _row_ready(self, row: int) -> None:
+        self.ready[row] = self.env.now
+        group = self.group[row]
+        if group < 0:
+            self._start_unit(row)
+            return
+        self.absent[group] -= 1
+        if self.absent[group]:
+            return
+        rows = self.members[group]
+        for member in rows:
+            self.last[member] = row
+        if self.fidelity == "analytic" and self.nbytes[rows[0]]:
+            self.lanes.request(rows[0], [k for r in rows for k in self.links.of(self.rank[r], self.uses[r])])
+        else:
+            self._start_unit(rows[0])
+
+    def _start_unit(self, unit: int) -> None:
+        now = self.env.now
+        for row in self._rows(unit):
+            self.start[row] = now
+            if self.holds[row]:
+                self.holding[self.rank[row]] += 1
+                self.touched.add(self.rank[row])
+        if self.kind[unit] == Kind.COMPUTE and self.compute_rate < 1.0:
+            rank = self.rank[unit]
+            self.computing[rank].add(unit)
+            self.left[unit], self.anchor[unit], self.rate[unit] = self.seconds[unit], now, 0.0
+            self._re_anchor(unit, self.compute_rate if self.was_held[rank] else 1.0)
+            return
+        self._complete_at(unit, now + self.seconds[unit])
+
+    # -- changing rates ----------------------------------------------------------------------------------
+
+    def _re_anchor(self, unit: int, rate: float) -> None:
+        """Account for the work done at the old rate and predict the end at the new one."""
+        now = self.env.now
+        self.left[unit] -= self.rate[unit] * (now - self.anchor[unit])
+        self.anchor[unit], self.rate[unit] = now, rate
+        eta = now if self.left[unit] <= 0 else ceil_grid(now + self.left[unit] / rate)
+        self._complete_at(unit, max(eta, now))
+
+    def _slow_compute(self, rank: int) -> None:
+        is_held = self.holding[rank] > 0
+        if is_held == self.was_held[rank]:
+            return
+        self.was_held[rank] = is_held
+        for row in sorted(self.computing[rank]):
+            self._re_anchor(row, self.compute_rate if is_held else 1.0)

@@ -1,0 +1,86 @@
+"""Device meshes: axes such as tp and dp laid over ranks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from simtrain.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Named axes over consecutive ranks, the innermost (fastest) first.
+
+    Parameters
+    ----------
+    axes
+        Axis name and size, innermost first; Megatron-LM's order is tp, cp, dp, pp.
+
+    Examples
+    --------
+    >>> mesh = Mesh((("tp", 8), ("dp", 4), ("pp", 2)))
+    >>> mesh.world_size, mesh.stride("pp"), mesh.rank({"dp": 1, "pp": 1})
+    (64, 32, 40)
+    """
+
+    axes: tuple[tuple[str, int], ...]
+    _strides: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        stride = 1
+        for name, size in self.axes:
+            if size < 1:
+                raise InputError(f"{name}: a degree is at least 1 (got {size})")
+            self._strides[name] = stride
+            stride *= size
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Degree of each axis."""
+        return dict(self.axes)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in the mesh."""
+        total = 1
+        for _, size in self.axes:
+            total *= size
+        return total
+
+    def size(self, axis: str) -> int:
+        """Return the degree of an axis, or of several joined by ``_`` such as ``dp_cp``.
+
+        Raises
+        ------
+        InputError
+            If an axis is not in the mesh.
+        """
+        total = 1
+        for name in split_axes(axis):
+            if name not in self.sizes:
+                raise InputError(f"unknown mesh axis {name!r}; {did_you_mean(name, self.sizes)}")
+            total *= self.sizes[name]
+        return total
+
+    def stride(self, axis: str) -> int:
+        """Return the distance in ranks between neighbours on an axis."""
+        return self._strides[axis]
+
+    def rank(self, coordinates: Mapping[str, int]) -> int:
+        """Return the rank at the given coordinates; axes not given are 0."""
+        return sum(self._strides[name] * index for name, index in coordinates.items())
+
+    def group(self, axis: str, coordinates: Mapping[str, int] | None = None) -> list[int]:
+        """Return the ranks that differ from the given coordinates only along ``axis``."""
+        names = split_axes(axis)
+        base = {k: v for k, v in (coordinates or {}).items() if k not in names}
+        ranges = [range(self.sizes[name]) for name in reversed(names)]
+        return [self.rank({**base, **dict(zip(reversed(names), index, strict=True))}) for index in itertools.product(*ranges)]
+
+
+def split_axes(axis: str) -> list[str]:
+    """Return the axes that a joined name such as ``dp_cp`` stands for."""
+    return axis.split("_")

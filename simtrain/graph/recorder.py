@@ -1,0 +1,396 @@
+"""The rank recorder: a system states what one rank does, forward, in the verbs of torch.distributed.
+
+Every verb knows its own backward, as autograd does: a matrix product becomes data gradient and weight
+gradient, an all-gather becomes a reduce-scatter, an asynchronous operation is issued where it was waited on.
+The backward pass of what was recorded is therefore derived, together with the bytes saved for it, the
+parameters, and the recomputation of the regions that are not saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from simtrain.cost.collective import Transfer
+from simtrain.cost.model import CostModel
+from simtrain.cost.volume import bytes_sent
+from simtrain.graph.mesh import Mesh
+from simtrain.graph.program import Handle, Program
+from simtrain.graph.template import Kind, Template
+
+Emit = Callable[[Program], None]
+DUAL = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather", "all_to_all": "all_to_all", "shift": "shift", "broadcast": "reduce_scatter"}
+"""Collective that carries the gradient of each collective. An all-reduce passes its gradient on unchanged."""
+
+
+def _nothing(_: Program) -> None:
+    """Emit no operation."""
+
+
+@dataclass
+class Node:
+    """One recorded verb: how to emit its forward and its backward, and what it keeps in between."""
+
+    forward: Emit
+    backward: Emit
+    saves: float = 0.0
+    """Bytes kept from forward to backward. [B]"""
+    regions: tuple[tuple[str, int], ...] = ()
+    """Names and instances of the enclosing regions, outermost first."""
+
+
+@dataclass
+class Pending:
+    """An asynchronous collective between its issue and its wait, in both directions."""
+
+    issue_backward: Callable[[Program], Handle | None]
+    forward: Handle | None = None
+    backward: Handle | None = None
+
+
+@dataclass
+class Recorder:
+    """Records what one rank of a mesh does.
+
+    Parameters
+    ----------
+    mesh
+        Degrees of the axes.
+    costs
+        Seconds of everything on this cluster under this software.
+    ranks
+        The representative rank's group along each axis gives the span of its collectives.
+    recompute
+        Regions whose activations are not saved; ``{"layer"}`` is full recomputation.
+    """
+
+    mesh: Mesh
+    costs: CostModel
+    coordinates: dict[str, int] = field(default_factory=dict[str, int])
+    recompute: frozenset[str] = frozenset()
+    nodes: list[Node] = field(default_factory=list[Node])
+    parameters: float = 0.0
+    """Parameters held by this rank."""
+    _regions: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    _instances: int = 0
+    _direction: str = ""
+
+    # -- structure ---------------------------------------------------------------------------------------
+
+    def size(self, axis: str) -> int:
+        """Return the degree of a mesh axis."""
+        return self.mesh.size(axis)
+
+    @contextmanager
+    def region(self, name: str, saves: float = 0.0) -> Iterator[None]:
+        """Name a part of the program, so that recomputation can choose it.
+
+        Parameters
+        ----------
+        name
+            Such as ``core_attention``.
+        saves
+            Bytes kept when the region is recomputed: its inputs, unless something outside keeps them. [B]
+        """
+        self._instances += 1
+        mark = (name, self._instances)
+        if self._is_recomputed(tuple(self._regions)):
+            saves = 0.0
+        self._regions.append(mark)
+        if name in self.recompute:
+            self.nodes.append(Node(_nothing, _nothing, saves, tuple(self._regions)))
+        yield
+        self._regions.pop()
+
+    @contextmanager
+    def layer(self, saves: float = 0.0) -> Iterator[None]:
+        """Enclose one layer: the region ``layer``, floored by the time its launches take on the host."""
+        forward_host, backward_host = self.costs.host_floor()
+        state: dict[str, Handle] = {}
+
+        def begin(seconds: float) -> Emit:
+            def emit(p: Program) -> None:
+                state["host"] = p.aside("launch", seconds, "host", Kind.HOST)
+
+            return emit
+
+        def end(p: Program) -> None:
+            p.wait(state["host"])
+
+        with self.region("layer", saves):
+            if forward_host:
+                self.record(begin(forward_host), end)
+            yield
+            if forward_host:
+                self.record(end, begin(backward_host))
+
+    @contextmanager
+    def forward_only(self) -> Iterator[None]:
+        """What is recorded inside has no backward."""
+        self._direction = "forward"
+        yield
+        self._direction = ""
+
+    @contextmanager
+    def backward_only(self) -> Iterator[None]:
+        """What is recorded inside runs, as written, only when the backward pass reaches this place."""
+        self._direction = "backward"
+        yield
+        self._direction = ""
+
+    def record(self, forward: Emit, backward: Emit, saves: float = 0.0) -> None:
+        """Record a verb by what it emits in each direction; all other verbs come down to this one.
+
+        Parameters
+        ----------
+        forward, backward
+            Called with the program that is being written.
+        saves
+            Bytes kept from one to the other. [B]
+        """
+        if self._direction == "forward":
+            backward = _nothing
+        elif self._direction == "backward":
+            forward, backward, saves = _nothing, forward, 0.0
+        self.nodes.append(Node(forward, backward, saves, tuple(self._regions)))
+
+    # -- compute -----------------------------------------------------------------------------------------
+
+    def compute(self, name: str, forward: float, backward: float, flops: float = 0.0, backward_flops: float | None = None, saves: float = 0.0) -> None:
+        """Record a kernel by its seconds; prefer the verbs below, which know their cost."""
+        both = 2 * flops if backward_flops is None else backward_flops
+        self.record(lambda p: _emit(p, name, forward, flops), lambda p: _emit(p, f"{name}.backward", backward, both), saves)
+
+    def matmul(self, m: float, k: int, n: int, name: str = "matmul", *, batch: int = 1, has_weight: bool = True, saves: float | None = None) -> None:
+        """Record ``[m, k] x [k, n]``; with ``has_weight`` the second operand is a parameter of this rank.
+
+        The input is saved for the weight gradient; ``saves`` overrides its bytes, for an input that
+        another verb already keeps (0) or keeps sharded. [B]
+        """
+        self.parameters += k * n * batch if has_weight else 0
+        kept = batch * m * k * self.costs.dtype_bytes if saves is None else saves
+        self.record(lambda p: self.emit_matmul(p, m, k, n, name, batch), lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight), kept)
+
+    def emit_matmul(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False) -> None:
+        """Emit one product into a program; for verbs that interleave products with communication."""
+        p.compute(name, self.costs.matmul(m, k, n, batch, is_gradient), 2.0 * batch * m * k * n)
+
+    def emit_matmul_backward(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, has_weight: bool = True) -> None:
+        """Emit data gradient ``[m, n] x [n, k]`` and weight gradient ``[k, m] x [m, n]``."""
+        self.emit_matmul(p, m, n, k, f"{name}.dgrad", batch)
+        self.emit_matmul(p, k, int(m), n, f"{name}.wgrad", batch, has_weight)
+
+    def attention(
+        self,
+        q: int,
+        kv: int,
+        heads: int,
+        head_dim: int,
+        *,
+        batch: int = 1,
+        kv_heads: int = 0,
+        is_causal: bool = True,
+        window: int | None = None,
+        generation: str = "",
+        dropout: float = 0.0,
+        saves: float | None = None,
+    ) -> None:
+        """Record core attention of ``batch`` sequences: ``q`` queries against ``kv`` keys per head.
+
+        Fused kernels save their inputs and the row statistics; unfused attention also keeps the
+        scores (softmax output, dropout mask and dropped scores, ``5 a s^2`` bytes at 16 bit). [1]_
+
+        References
+        ----------
+        .. [1] Korthikanti et al. 2022, section 4.1.
+        """
+        cost = self.costs.attention(q, kv, heads, head_dim, batch, kv_heads or heads, is_causal, window, generation, dropout)
+        b = self.costs.dtype_bytes
+        inputs = batch * b * head_dim * (heads * q + 2 * (kv_heads or heads) * kv)
+        kept = inputs + (cost.saved_scores if cost.saved_scores else 4.0 * batch * heads * q)
+        self.compute("attention", cost.forward, cost.backward, cost.flops, cost.backward_flops, kept if saves is None else saves)
+
+    def norm(self, tokens: float, hidden: int, name: str = "norm") -> None:
+        """Record a layer norm or RMS norm; its input is saved."""
+        self.parameters += self.costs.norm_parameters * hidden
+        forward, backward = self.costs.norm(tokens, hidden)
+        self.compute(name, forward, backward, saves=tokens * hidden * self.costs.dtype_bytes)
+
+    def activation(self, tokens: float, ffn: int, kind: str) -> None:
+        """Record GeLU, ReLU or SwiGLU on ``ffn`` columns per rank; its input is saved (two inputs when gated)."""
+        forward, backward = self.costs.activation(tokens, ffn, kind)
+        self.compute(kind, forward, backward, saves=tokens * ffn * self.costs.dtype_bytes * (2 if kind == "swiglu" else 1))
+
+    def bias_dropout_add(self, tokens: float, hidden: int, dropout: float = 0.0) -> None:
+        """Record bias, dropout and residual addition; the dropout mask is saved."""
+        forward, backward = self.costs.bias_dropout_add(tokens, hidden, dropout)
+        self.compute("bias_dropout_add", forward, backward, saves=tokens * hidden if dropout else 0.0)
+
+    def embedding(self, tokens: float, vocab: int, hidden: int) -> None:
+        """Record a lookup in this rank's ``vocab`` rows of the table."""
+        self.parameters += vocab * hidden
+        forward, backward = self.costs.embedding(tokens, hidden)
+        self.compute("embedding", forward, backward)
+
+    def cross_entropy(self, tokens: float, vocab: int) -> None:
+        """Record the loss on this rank's ``vocab`` columns of the logits; fp32 logits are kept when unfused."""
+        forward, backward, kept = self.costs.cross_entropy(tokens, vocab)
+        self.compute("cross_entropy", forward, backward, saves=kept)
+
+    # -- communication -----------------------------------------------------------------------------------
+
+    def collective(
+        self, kind: str, axis: str, nbytes: float, *, async_op: bool = False, stream: str = "", dual: str | None = None, dual_nbytes: float | None = None
+    ) -> Pending | None:
+        """Record a collective; the named verbs below are the usual way to it.
+
+        Parameters
+        ----------
+        kind
+            A kind of :func:`simtrain.cost.collective.collective`.
+        axis
+            Mesh axis, or several joined by ``_``.
+        nbytes
+            The larger buffer on one rank, as nccl-tests counts it. [B]
+        async_op
+            Return a handle for :meth:`wait` instead of blocking the main stream.
+        dual, dual_nbytes
+            Collective that carries the gradient (``""`` for none), and its bytes where they differ. [B]
+        """
+        other = DUAL.get(kind, "") if dual is None else dual
+        other_nbytes = nbytes if dual_nbytes is None else dual_nbytes
+
+        def emit(p: Program, is_dual: bool, is_async: bool) -> Handle | None:
+            what, size = (other, other_nbytes) if is_dual else (kind, nbytes)
+            return self.emit_collective(p, what, axis, size, is_async=is_async, stream=stream) if what else None
+
+        if not async_op:
+            self.record(lambda p: _drop(emit(p, False, False)), lambda p: _drop(emit(p, True, False)))
+            return None
+        pending = Pending(lambda p: emit(p, True, True))
+
+        def forward(p: Program) -> None:
+            pending.forward = emit(p, False, True)
+
+        self.record(forward, lambda p: p.wait(pending.backward))
+        return pending
+
+    def prefetch(self, pending: Pending, kind: str, axis: str, nbytes: float, *, stream: str = "") -> None:
+        """Issue a collective without a gradient whose handle exists already, because its wait is recorded earlier."""
+
+        def emit(p: Program) -> None:
+            pending.forward = self.emit_collective(p, kind, axis, nbytes, is_async=True, stream=stream)
+
+        self.record(emit, _nothing)
+
+    def wait(self, pending: Pending | None) -> None:
+        """Let the main stream wait for an asynchronous collective; its gradient's collective starts here."""
+        if pending is None:
+            return
+
+        def backward(p: Program) -> None:
+            pending.backward = pending.issue_backward(p)
+
+        self.record(lambda p: p.wait(pending.forward), backward)
+
+    def all_gather(self, axis: str, nbytes: float, *, async_op: bool = False) -> Pending | None:
+        """Gather ``nbytes`` (the gathered size); backward is a reduce-scatter. [B]"""
+        return self.collective("all_gather", axis, nbytes, async_op=async_op)
+
+    def reduce_scatter(self, axis: str, nbytes: float, *, async_op: bool = False) -> Pending | None:
+        """Reduce and scatter ``nbytes`` (the input size); backward is an all-gather. [B]"""
+        return self.collective("reduce_scatter", axis, nbytes, async_op=async_op)
+
+    def all_reduce(self, axis: str, nbytes: float, *, async_op: bool = False) -> Pending | None:
+        """Sum ``nbytes`` over an axis; the gradient passes through. [B]"""
+        return self.collective("all_reduce", axis, nbytes, async_op=async_op)
+
+    def all_to_all(self, axis: str, nbytes: float, *, async_op: bool = False) -> Pending | None:
+        """Exchange ``nbytes`` (this rank's whole send buffer); backward is the same exchange. [B]"""
+        return self.collective("all_to_all", axis, nbytes, async_op=async_op)
+
+    def shift(self, axis: str, nbytes: float, *, async_op: bool = False) -> Pending | None:
+        """Pass ``nbytes`` to the next rank of a ring while receiving from the previous; backward passes it back. [B]"""
+        return self.collective("shift", axis, nbytes, async_op=async_op)
+
+    def emit_collective(self, p: Program, kind: str, axis: str, nbytes: float, *, is_async: bool = False, stream: str = "") -> Handle | None:
+        """Emit one collective into a program; for verbs that interleave communication with products."""
+        size = self.size(axis)
+        if size == 1:
+            return None
+        transfer: Transfer = self.costs.collective(kind, nbytes, tuple(self.mesh.group(axis, self.coordinates)))
+        return p.communicate(kind, axis, transfer, bytes_sent(kind, nbytes, size), is_async=is_async, stream=stream)
+
+    # -- results -----------------------------------------------------------------------------------------
+
+    def _is_recomputed(self, regions: tuple[tuple[str, int], ...]) -> bool:
+        return any(name in self.recompute for name, _ in regions)
+
+    @property
+    def saved_bytes(self) -> float:
+        """Activations kept from one forward to its backward. [B]"""
+        kept = 0.0
+        for node in self.nodes:
+            inside = [name for name, _ in node.regions if name in self.recompute]
+            is_region_input = len(inside) == 1 and node.forward is _nothing and node.backward is _nothing
+            kept += node.saves if not inside or is_region_input else 0.0
+        return kept
+
+    @property
+    def largest_recomputed(self) -> float:
+        """Bytes that one recomputed region holds while its backward runs; the largest of them. [B]"""
+        totals: dict[int, float] = {}
+        for node in self.nodes:
+            mark = self._recompute_mark(node)
+            if mark is not None:
+                totals[mark] = totals.get(mark, 0.0) + node.saves
+        return max(totals.values(), default=0.0)
+
+    def _recompute_mark(self, node: Node) -> int | None:
+        """Return the instance of the outermost recomputed region around a node."""
+        return next((instance for name, instance in node.regions if name in self.recompute), None)
+
+    def forward(self, name: str) -> Template:
+        """Return the forward pass of what was recorded."""
+        program = Program(name)
+        for node in self.nodes:
+            node.forward(program)
+        return program.template()
+
+    def backward(self, name: str, after_layer: Callable[[Program, int], None] | None = None) -> Template:
+        """Return the backward pass: recomputed regions run forward again just before their gradients.
+
+        Parameters
+        ----------
+        name
+            Name of the template.
+        after_layer
+            Called when the gradients of a layer (0 for the first recorded) are complete, to emit their
+            reduction; what it leaves open is waited on by the caller.
+        """
+        program = Program(name)
+        done: set[int] = set()
+        layers = sorted({n.regions[0][1] for n in self.nodes if n.regions and n.regions[0][0] == "layer"})
+        first = {layer: next(i for i, n in enumerate(self.nodes) if n.regions and n.regions[0] == ("layer", layer)) for layer in layers}
+        ends = {index: layers.index(layer) for layer, index in first.items()}
+        for index in reversed(range(len(self.nodes))):
+            node = self.nodes[index]
+            mark = self._recompute_mark(node)
+            if mark is not None and mark not in done:
+                done.add(mark)
+                for again in (n for n in self.nodes if self._recompute_mark(n) == mark):
+                    again.forward(program)
+            node.backward(program)
+            if after_layer is not None and index in ends:
+                after_layer(program, ends[index])
+        return program.template(leave_open=after_layer is not None)
+
+
+def _emit(p: Program, name: str, seconds: float, flops: float) -> None:
+    if seconds > 0:
+        p.compute(name, seconds, flops)
+
+
+def _drop(_: object) -> None:
+    """Forget a handle that nobody waits for."""

@@ -1,0 +1,105 @@
+"""Templates: a piece of a rank's program recorded once and stamped many times.
+
+A template is the list of operations of, say, the forward pass of one model chunk, with dependencies
+between them by position. ``entries`` wait for whatever precedes the piece, ``exits`` are what follows waits for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+
+
+class Kind(IntEnum):
+    """What an operation occupies."""
+
+    COMPUTE = 0
+    """A kernel on a compute stream; slowed while a collective holds SMs."""
+    COLLECTIVE = 1
+    """Starts when all members of its group are ready."""
+    SEND = 2
+    RECV = 3
+    HOST = 4
+    """Host threads: launching, data loading."""
+    COPY = 5
+    """Host-device or storage copies on their own engine."""
+    COMPOSITE = 6
+    """A whole template that nothing outside can disturb, replayed once and used as one operation."""
+
+
+COMMUNICATION = (Kind.COLLECTIVE, Kind.SEND, Kind.RECV)
+
+
+class Link(IntFlag):
+    """Link classes of a rank that an operation loads; each direction is a link of its own."""
+
+    NONE = 0
+    SCALE_UP_OUT = 1
+    SCALE_UP_IN = 2
+    NIC_OUT = 4
+    NIC_IN = 8
+
+
+LINK_CLASSES = (Link.SCALE_UP_OUT, Link.SCALE_UP_IN, Link.NIC_OUT, Link.NIC_IN)
+LINKS_OF = {"scale_up": Link.SCALE_UP_OUT | Link.SCALE_UP_IN, "nic": Link.NIC_OUT | Link.NIC_IN}
+
+
+@dataclass(slots=True)
+class Op:
+    """One operation of a template.
+
+    Parameters
+    ----------
+    name
+        What it is, such as ``qkv`` or ``all_gather``.
+    kind, stream
+        What it occupies and in which queue.
+    seconds
+        Fixed part on the time grid: compute time, or latency of a communication. [s]
+    nbytes, rate
+        Bytes each member moves over its bottleneck link, and the rate when alone. [B], [B/s]
+    axis
+        Mesh axis of a communication.
+    links
+        Link classes that the transfer loads.
+    flops, payload
+        Useful work: FLOPs of a compute operation [FLOP]; bytes sent by this rank [B].
+    deps
+        Positions of operations on other streams that must have ended.
+    holds_sms
+        Whether compute on the rank is slowed while this runs.
+    """
+
+    name: str
+    kind: Kind
+    stream: str
+    seconds: float
+    nbytes: float = 0.0
+    rate: float = 0.0
+    axis: str = ""
+    links: Link = Link.NONE
+    flops: float = 0.0
+    payload: float = 0.0
+    deps: tuple[int, ...] = ()
+    holds_sms: bool = False
+
+
+@dataclass(slots=True)
+class Template:
+    """Operations in issue order, with the places where the piece begins and ends."""
+
+    name: str
+    ops: list[Op] = field(default_factory=list[Op])
+    exits: tuple[int, ...] = ()
+    """Operations that the next piece waits for; empty when the template has no operations."""
+    left_open: tuple[int, ...] = ()
+    """Asynchronous operations that nobody inside waits for, to be waited on later."""
+
+    @property
+    def flops(self) -> float:
+        """Work of all operations. [FLOP]"""
+        return sum(op.flops for op in self.ops)
+
+    def sent(self, axis: str) -> float:
+        """Bytes this rank sends along one axis. [B]"""
+        return sum(op.payload for op in self.ops if op.axis == axis)

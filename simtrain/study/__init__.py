@@ -1,0 +1,1 @@
+"""Runs, comparisons and tables: what users ask the simulator."""

@@ -1,0 +1,88 @@
+"""Run one system on one workload and cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simtrain.engine.execute import execute
+from simtrain.engine.replay import Fidelity
+from simtrain.errors import InputError
+from simtrain.hardware import Cluster
+from simtrain.study.result import Result
+from simtrain.study.settings import Scenario, scenario
+from simtrain.systems.base import System
+from simtrain.workload import Pretraining
+
+FIDELITIES = ("analytic", "fair")
+ENGINES = ("auto", "simpy")
+
+
+def run(
+    system: str | type[System] | System,
+    workload: str | Pretraining | None = None,
+    cluster: str | Cluster | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    fidelity: str = "fair",
+    engine: str = "auto",
+    unfold: Sequence[str] = (),
+    seed: int = 0,
+) -> Result:
+    """Simulate one step.
+
+    Parameters
+    ----------
+    system, workload, cluster
+        Names, paths or objects. Without workload and cluster, the system's first published set-up is taken.
+    settings
+        Dotted keys that replace parameters, such as ``{"tp": 8, "cluster.nic.bandwidth": "800 Gbit/s"}``.
+    fidelity
+        ``analytic`` or ``fair``.
+    engine
+        ``auto`` or ``simpy``; both execute the same graph.
+    unfold
+        Mesh axes whose ranks are all executed.
+    seed
+        Kept with the result; nothing in a static step is random.
+
+    Raises
+    ------
+    InputError
+        If something cannot be used; the message says how to mend it.
+    InfeasibleError
+        If it does not fit into memory.
+
+    Examples
+    --------
+    >>> import simtrain
+    >>> result = simtrain.run("dense/megascale", settings={"cluster.num_nodes": 32})
+    >>> 10 < result.metrics["step_time"] < 100
+    True
+    """
+    return run_scenario(_scenario(system, workload, cluster, settings or {}), fidelity=fidelity, engine=engine, unfold=unfold, seed=seed)
+
+
+def _scenario(system: str | type[System] | System, workload: str | Pretraining | None, cluster: str | Cluster | None, settings: Mapping[str, Any]) -> Scenario:
+    if workload is not None and cluster is not None:
+        return scenario(system, workload, cluster, settings)
+    from simtrain.systems.registry import find
+
+    cls = find(system) if isinstance(system, str) else (system if isinstance(system, type) else type(system))
+    if not cls.claims:
+        raise InputError(f"{cls.__name__} has no published set-up; give --workload and --cluster")
+    case = cls.claims[0].case
+    return scenario(system, workload or case.workload, cluster or case.cluster, {**case.settings, **settings})
+
+
+def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0) -> Result:
+    """Simulate one step of a resolved scenario; see :func:`run`."""
+    if fidelity not in FIDELITIES:
+        raise InputError(f"fidelity {fidelity!r} is not built; allowed: {', '.join(FIDELITIES)}")
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is not built; allowed: {', '.join(ENGINES)}")
+    step = s.system.build(s.workload, s.cluster)
+    chosen: Fidelity = "analytic" if fidelity == "analytic" else "fair"
+    execution = execute(step, s.cluster, fidelity=chosen, slowdown=s.system.software.overlap_slowdown, unfold=unfold)
+    options = {"fidelity": fidelity, "engine": execution.trace.engine, "unfold": sorted(unfold), "seed": seed}
+    return Result(s, execution, options)

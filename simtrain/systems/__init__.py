@@ -1,0 +1,1 @@
+"""Published training systems, one file per paper with its baseline beside it."""

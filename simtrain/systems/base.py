@@ -1,0 +1,89 @@
+"""What a system is: parameters, a program per rank, a baseline, and the paper's claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from simtrain.graph.step import Step
+from simtrain.hardware import Cluster, Software
+from simtrain.spec import Spec
+from simtrain.workload import Pretraining
+
+
+@dataclass(frozen=True)
+class Case:
+    """A set-up of a paper: what runs where, and with which settings."""
+
+    name: str
+    workload: str
+    cluster: str
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Dotted keys of system, workload or cluster, as ``--set`` takes them."""
+    baseline_settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further settings that only the baseline needs."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number that a paper publishes, with its place. A claim is compared, never an input.
+
+    Parameters
+    ----------
+    source
+        Reference and place, such as ``[1] Table 2``.
+    metric
+        Metric of the result that it is compared with.
+    case
+        Set-up.
+    value, baseline_value
+        Published for the system and for its baseline, in the metric's unit; None where not published.
+    tolerance
+        Relative error that the tests accept.
+    missed
+        Reason why the prediction is known to lie outside, shown wherever the claim is.
+    """
+
+    source: str
+    metric: str
+    case: Case
+    value: float | None
+    baseline_value: float | None = None
+    tolerance: float = 0.15
+    evidence: str = "printed"
+    missed: str = ""
+
+
+class System(Spec):
+    """A way to schedule a workload on a cluster. Fields are its parameters, reachable by ``--set``."""
+
+    baseline: ClassVar[type[System] | None] = None
+    """The system that the paper compares with."""
+    changes_math: ClassVar[str] = ""
+    """Why its FLOPs may differ from the baseline's; empty when they must not."""
+    title: ClassVar[str] = ""
+    """Paper and year."""
+    claims: ClassVar[tuple[Claim, ...]] = ()
+
+    software: Software = Field(default="megatron_2023", validate_default=True)  # pyright: ignore[reportAssignmentType]
+    """Training stack that runs it; a name from ``hardware/software``."""
+
+    @field_validator("software", mode="before")
+    @classmethod
+    def _load_software(cls, value: Any) -> Any:
+        return Software.load(value) if isinstance(value, str) else value
+
+    def build(self, workload: Pretraining, cluster: Cluster) -> Step:
+        """Return the programs of one step.
+
+        Raises
+        ------
+        InputError
+            If the parameters do not fit the workload or the cluster.
+        InfeasibleError
+            If it does not fit into memory.
+        """
+        raise NotImplementedError
