@@ -92,7 +92,7 @@ class CostModel:
         if generation not in known:
             where = f"kernels/{self.accelerator.kernels.name}.yaml: attention"
             raise InputError(f"{where}: no kernel {generation!r} on {self.accelerator.name}; {did_you_mean(generation, [*known, 'unfused'])}")
-        pairs = attention_pairs(q, kv, is_causal, window)
+        pairs = attention_cost.pairs_of(q, kv, is_causal, window)
         call = (batch, q, kv, heads, kv_heads, head_dim, self.accelerator, self.dtype, generation)
         seconds = [
             attention_cost.flash(*call, is_causal=is_causal, window=window, pairs=pairs, backward=b, sustained=self.sustained) + self.launch for b in (False, True)
@@ -170,11 +170,3 @@ class CostModel:
                 transfer = transfer._replace(latency=transfer.latency + self.software.collective_gap)
             self._transfers[key] = transfer
         return self._transfers[key]
-
-
-def attention_pairs(q: int, kv: int, is_causal: bool, window: int | None) -> float:
-    """Return query-key pairs of one head: the causal half when ``q == kv``, everything when a block lies below the diagonal."""
-    w = min(window or kv, kv)
-    if is_causal and q == kv:
-        return w * q - w * w / 2
-    return float(q) * w

@@ -103,6 +103,8 @@ class FairShare:
 
     def resolve(self) -> list[int]:
         """Solve where something changed and return the flows whose rate is new, in order of their number."""
+        if not self._dirty:
+            return []
         component = self._component()
         self._dirty.clear()
         links = {link for flow in component for link in self.flows[flow][0]}

@@ -31,6 +31,8 @@ class Lanes:
 
     def granted(self) -> list[int]:
         """Return the waiting units that are first on all their links, oldest first, and give them their links."""
+        if not self._waiting:
+            return []
         ready = [unit for unit, lanes in self._waiting.items() if all(self._queue[lane][0] == unit for lane in lanes)]
         for unit in ready:
             self._held[unit] = self._waiting.pop(unit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from simtrain.engine.fairshare import to_rate
 from simtrain.graph.graph import Graph
@@ -25,10 +25,14 @@ class LinkTable:
     """For each represented rank: link number by link class."""
     bandwidth: list[float]
     """Capacity, for utilisation. [B/s]"""
+    _of: dict[tuple[int, int], list[int]] = field(default_factory=dict[tuple[int, int], list[int]])
 
     def of(self, rank: int, classes: int) -> list[int]:
         """Return the link numbers that a row of a rank loads."""
-        return [self.of_rank[rank][c] for c in LINK_CLASSES if classes & c]
+        key = (rank, classes)
+        if key not in self._of:
+            self._of[key] = [self.of_rank[rank][int(c)] for c in LINK_CLASSES if classes & int(c)]
+        return self._of[key]
 
 
 def link_table(graph: Graph, cluster: Cluster) -> LinkTable:

@@ -82,7 +82,7 @@ class _Replay:
     def _columns(self, g: Graph) -> None:
         """Turn the columns into lists: single items of numpy arrays are slow to read."""
         t, n = g.table, len(g)
-        self.kind: list[int] = t.kind[g.op].tolist()
+        self.is_compute: list[bool] = (t.kind[g.op] == Kind.COMPUTE).tolist()
         self.seconds: list[float] = t.seconds[g.op].tolist()
         self.nbytes: list[float] = t.nbytes[g.op].tolist()
         self.cap: list[int] = [to_rate(r) if r else 0 for r in t.rate.tolist()]
@@ -149,11 +149,11 @@ class _Replay:
 
     def _arbitrate(self, _: Any) -> None:
         self.is_arbitration_due = False
-        done, self.done = sorted(self.done), []
-        for unit in done:
+        done, self.done = self.done, []
+        for unit in sorted(done):
             self._finish_phase(unit)
-        fresh, self.fresh = sorted(self.fresh), []
-        for row in fresh:
+        fresh, self.fresh = self.fresh, []
+        for row in sorted(fresh):
             self._row_ready(row)
         for unit in self.lanes.granted():
             self._start_unit(unit)
@@ -190,7 +190,7 @@ class _Replay:
         self.left.pop(unit, None)
         for row in self._rows(unit):
             self.end[row] = now
-            if self.kind[row] == Kind.COMPUTE:
+            if self.is_compute[row]:
                 self.computing[self.rank[row]].discard(row)
             elif self.holds[row]:
                 self.holding[self.rank[row]] -= 1
@@ -227,7 +227,7 @@ class _Replay:
             if self.holds[row]:
                 self.holding[self.rank[row]] += 1
                 self.touched.add(self.rank[row])
-        if self.kind[unit] == Kind.COMPUTE and self.compute_rate < 1.0:
+        if self.is_compute[unit] and self.compute_rate < 1.0:
             rank = self.rank[unit]
             self.computing[rank].add(unit)
             self.left[unit], self.anchor[unit], self.rate[unit] = self.seconds[unit], now, 0.0

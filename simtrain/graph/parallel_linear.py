@@ -51,7 +51,7 @@ def column_parallel(
         r.emit_matmul(p, k, int(tokens), n, f"{name}.wgrad", is_gradient=True)
         p.wait(reduced)
 
-    r.record(forward, backward, kept)
+    r.record(forward, backward, kept, nbytes + tokens * n * r.costs.dtype_bytes)
 
 
 def row_parallel(
@@ -75,7 +75,8 @@ def row_parallel(
             r.emit_matmul(p, tokens, n, k, f"{name}.dgrad")
         r.emit_matmul(p, k, int(tokens), n, f"{name}.wgrad", is_gradient=True)
 
-    r.record(forward, backward, tokens * k * r.costs.dtype_bytes if saves is None else saves)
+    inner = tokens * k * r.costs.dtype_bytes
+    r.record(forward, backward, inner if saves is None else saves, nbytes + inner)
 
 
 def gather_then_matmul(r: Recorder, p: Program, axis: str, nbytes: float, product: tuple[float, int, int, str], chunks: int) -> None:

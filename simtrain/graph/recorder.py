@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from simtrain.cost.collective import Transfer
+from simtrain.cost.collective import Transfer, bytes_sent
 from simtrain.cost.model import CostModel
-from simtrain.cost.volume import bytes_sent
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Handle, Program
 from simtrain.graph.template import Kind, Template
@@ -36,6 +35,8 @@ class Node:
     backward: Emit
     saves: float = 0.0
     """Bytes kept from forward to backward. [B]"""
+    workspace: float = 0.0
+    """Gradients alive while the backward runs. [B]"""
     regions: tuple[tuple[str, int], ...] = ()
     """Names and instances of the enclosing regions, outermost first."""
 
@@ -99,7 +100,7 @@ class Recorder:
             saves = 0.0
         self._regions.append(mark)
         if name in self.recompute:
-            self.nodes.append(Node(_nothing, _nothing, saves, tuple(self._regions)))
+            self.nodes.append(Node(_nothing, _nothing, saves, 0.0, tuple(self._regions)))
         yield
         self._regions.pop()
 
@@ -139,7 +140,7 @@ class Recorder:
         yield
         self._direction = ""
 
-    def record(self, forward: Emit, backward: Emit, saves: float = 0.0) -> None:
+    def record(self, forward: Emit, backward: Emit, saves: float = 0.0, workspace: float = 0.0) -> None:
         """Record a verb by what it emits in each direction; all other verbs come down to this one.
 
         Parameters
@@ -148,19 +149,23 @@ class Recorder:
             Called with the program that is being written.
         saves
             Bytes kept from one to the other. [B]
+        workspace
+            Gradients alive while the backward runs. [B]
         """
         if self._direction == "forward":
             backward = _nothing
         elif self._direction == "backward":
             forward, backward, saves = _nothing, forward, 0.0
-        self.nodes.append(Node(forward, backward, saves, tuple(self._regions)))
+        self.nodes.append(Node(forward, backward, saves, workspace, tuple(self._regions)))
 
     # -- compute -----------------------------------------------------------------------------------------
 
-    def compute(self, name: str, forward: float, backward: float, flops: float = 0.0, backward_flops: float | None = None, saves: float = 0.0) -> None:
+    def compute(
+        self, name: str, forward: float, backward: float, flops: float = 0.0, backward_flops: float | None = None, saves: float = 0.0, workspace: float = 0.0
+    ) -> None:
         """Record a kernel by its seconds; prefer the verbs below, which know their cost."""
         both = 2 * flops if backward_flops is None else backward_flops
-        self.record(lambda p: _emit(p, name, forward, flops), lambda p: _emit(p, f"{name}.backward", backward, both), saves)
+        self.record(lambda p: _emit(p, name, forward, flops), lambda p: _emit(p, f"{name}.backward", backward, both), saves, workspace)
 
     def matmul(self, m: float, k: int, n: int, name: str = "matmul", *, batch: int = 1, has_weight: bool = True, saves: float | None = None) -> None:
         """Record ``[m, k] x [k, n]``; with ``has_weight`` the second operand is a parameter of this rank.
@@ -169,8 +174,11 @@ class Recorder:
         another verb already keeps (0) or keeps sharded. [B]
         """
         self.parameters += k * n * batch if has_weight else 0
-        kept = batch * m * k * self.costs.dtype_bytes if saves is None else saves
-        self.record(lambda p: self.emit_matmul(p, m, k, n, name, batch), lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight), kept)
+        b = self.costs.dtype_bytes
+        kept = batch * m * k * b if saves is None else saves
+        self.record(
+            lambda p: self.emit_matmul(p, m, k, n, name, batch), lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight), kept, batch * m * (k + n) * b
+        )
 
     def emit_matmul(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False) -> None:
         """Emit one product into a program; for verbs that interleave products with communication."""
@@ -198,7 +206,7 @@ class Recorder:
     ) -> None:
         """Record core attention of ``batch`` sequences: ``q`` queries against ``kv`` keys per head.
 
-        Fused kernels save their inputs and the row statistics; unfused attention also keeps the
+        ``saves`` overrides the bytes kept of the inputs. Fused kernels save their inputs and the row statistics; unfused attention also keeps the
         scores (softmax output, dropout mask and dropped scores, ``5 a s^2`` bytes at 16 bit). [1]_
 
         References
@@ -209,18 +217,25 @@ class Recorder:
         b = self.costs.dtype_bytes
         inputs = batch * b * head_dim * (heads * q + 2 * (kv_heads or heads) * kv)
         kept = inputs + (cost.saved_scores if cost.saved_scores else 4.0 * batch * heads * q)
-        self.compute("attention", cost.forward, cost.backward, cost.flops, cost.backward_flops, kept if saves is None else saves)
+        # Two gradients of the scores are alive at once, but the dropped scores were freed by the first product.
+        scores = b * batch * heads * q * kv if cost.saved_scores else 0.0
+        if saves is not None:
+            kept = saves + cost.saved_scores
+        self.compute("attention", cost.forward, cost.backward, cost.flops, cost.backward_flops, kept, 2 * inputs + scores)
 
     def norm(self, tokens: float, hidden: int, name: str = "norm") -> None:
         """Record a layer norm or RMS norm; its input is saved."""
         self.parameters += self.costs.norm_parameters * hidden
         forward, backward = self.costs.norm(tokens, hidden)
-        self.compute(name, forward, backward, saves=tokens * hidden * self.costs.dtype_bytes)
+        nbytes = tokens * hidden * self.costs.dtype_bytes
+        self.compute(name, forward, backward, saves=nbytes, workspace=2 * nbytes)
 
     def activation(self, tokens: float, ffn: int, kind: str) -> None:
         """Record GeLU, ReLU or SwiGLU on ``ffn`` columns per rank; its input is saved (two inputs when gated)."""
         forward, backward = self.costs.activation(tokens, ffn, kind)
-        self.compute(kind, forward, backward, saves=tokens * ffn * self.costs.dtype_bytes * (2 if kind == "swiglu" else 1))
+        nbytes = tokens * ffn * self.costs.dtype_bytes
+        inputs = 2 if kind == "swiglu" else 1
+        self.compute(kind, forward, backward, saves=inputs * nbytes, workspace=(inputs + 1) * nbytes)
 
     def bias_dropout_add(self, tokens: float, hidden: int, dropout: float = 0.0) -> None:
         """Record bias, dropout and residual addition; the dropout mask is saved."""
@@ -236,7 +251,7 @@ class Recorder:
     def cross_entropy(self, tokens: float, vocab: int) -> None:
         """Record the loss on this rank's ``vocab`` columns of the logits; fp32 logits are kept when unfused."""
         forward, backward, kept = self.costs.cross_entropy(tokens, vocab)
-        self.compute("cross_entropy", forward, backward, saves=kept)
+        self.compute("cross_entropy", forward, backward, saves=kept, workspace=kept)
 
     # -- communication -----------------------------------------------------------------------------------
 
@@ -338,14 +353,27 @@ class Recorder:
         return kept
 
     @property
-    def largest_recomputed(self) -> float:
-        """Bytes that one recomputed region holds while its backward runs; the largest of them. [B]"""
-        totals: dict[int, float] = {}
+    def backward_peak(self) -> float:
+        """Most bytes that the backward of one microbatch holds beyond what was saved for it. [B]
+
+        Recomputed regions come back whole; what is saved is freed as the backward passes; each operation
+        holds its gradients.
+        """
+        recomputed: dict[int, float] = {}
         for node in self.nodes:
             mark = self._recompute_mark(node)
             if mark is not None:
-                totals[mark] = totals.get(mark, 0.0) + node.saves
-        return max(totals.values(), default=0.0)
+                recomputed[mark] = recomputed.get(mark, 0.0) + node.saves
+        alive = most = 0.0
+        seen: set[int] = set()
+        for node in reversed(self.nodes):
+            mark = self._recompute_mark(node)
+            if mark is not None and mark not in seen:
+                seen.add(mark)
+                alive += recomputed[mark]
+            most = max(most, alive + node.workspace)
+            alive -= node.saves
+        return most
 
     def _recompute_mark(self, node: Node) -> int | None:
         """Return the instance of the outermost recomputed region around a node."""

@@ -28,6 +28,16 @@ class GemmCurve(Spec):
     """0: work spreads over partial waves; 1: every started wave costs a whole one."""
     tile_exponent: float = Field(default=0.1, ge=0, le=1)
     """How much smaller tiles lose: rate is (tile area / largest tile area) to this power."""
+    exposed_epilogue: float = Field(default=0.4, ge=0, le=1)
+    """Share of reading and writing an accumulator that the products do not hide."""
+    grouped: float = Field(default=0.83, gt=0, le=1)
+    """Rate of a grouped kernel (one GEMM per expert) over a dense one of the same padded work."""
+    misaligned: float = Field(default=0.29, gt=0, le=1)
+    """Rate when a dimension is no multiple of 16 bytes, over the aligned rate; 1 where no matrix units are used."""
+    table_overhead: Seconds = 0.0
+    """Constant time per call in the table the curve was fitted to; only a comparison with that table adds it. [s]"""
+    table_cast: float = Field(default=0.0, ge=0)
+    """Bytes that a call of that table also moves per element of the left operand, to cast it; added as above. [B]"""
 
 
 class AttentionCurve(Spec):
@@ -39,6 +49,16 @@ class AttentionCurve(Spec):
     """Rate is reached as s / (s + ramp), s the keys each query attends to. [tokens]"""
     small_head_factor: float = Field(default=0.85, gt=0, le=1.2)
     """Rate at head dimension 64 over that at 128."""
+    tail: float = Field(default=0.5, ge=0)
+    """How much of the longest thread block's time the whole call waits for at its end."""
+    backward_tail: float = Field(default=0.5, ge=0)
+    """The same in backward."""
+    pads_values: bool = False
+    """Whether values are padded to the dimension of queries (FlashAttention-1 and -2 under multi-head latent attention)."""
+    table_overhead: Seconds = 0.0
+    """Constant time per call in the table the curve was fitted to; only a comparison with that table adds it. [s]"""
+    table_traffic: float = Field(default=0.0, ge=0)
+    """Bytes that a call of that table also moves per element of Q, K and V (layout, cache); added as above. [B]"""
 
 
 class MemoryCurve(Spec):
@@ -78,6 +98,7 @@ class Accelerator(NamedSpec):
     sms: int = Field(gt=0)
     """Streaming multiprocessors, compute units or cores."""
     memory_capacity: Bytes
+    """Device memory; the "80 GB" of a sheet are binary (5 stacks of 16 GiB). [B]"""
     memory_bandwidth: BytesPerSecond
     """Datasheet bandwidth of device memory. [B/s]"""
     tdp: Watts | None = None

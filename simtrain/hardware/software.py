@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from simtrain.spec import NamedSpec
-from simtrain.units import Seconds
+from simtrain.units import Bytes, Seconds
 
 
 class Software(NamedSpec):
@@ -27,12 +27,12 @@ class Software(NamedSpec):
     is_cross_entropy_fused: bool = False
     host_op_time: Seconds = 0.0
     """Host time per framework operation; a floor under each layer when the host cannot run ahead. [s]"""
-    forward_ops_per_layer: float = Field(default=25, ge=0)
-    backward_ops_per_layer: float = Field(default=45, ge=0)
+    forward_ops_per_layer: float = Field(default=25.0, ge=0)
+    backward_ops_per_layer: float = Field(default=45.0, ge=0)
     """Framework operations that the host issues per layer."""
-    gradient_bytes: float = Field(default=4, gt=0)
+    gradient_bytes: float = Field(default=4.0, gt=0)
     """Bytes per element of the gradient that is accumulated and reduced."""
-    optimizer_traffic: float = Field(default=45, ge=0)
+    optimizer_traffic: float = Field(default=45.0, ge=0)
     """Bytes moved per local parameter by unscale, clip, Adam step and copies. [B]"""
     overlap_slowdown: float = Field(default=0.0, ge=0, lt=1)
     """Share of compute rate lost while a collective holds SMs and memory bandwidth."""
@@ -42,5 +42,9 @@ class Software(NamedSpec):
     """Redundant data loaders that contend on one node."""
     collective_gap: Seconds = 0.0
     """Extra host time per blocking collective call. [s]"""
-    context_memory: float = Field(default=0.0, ge=0)
-    """Bytes held by context, communicators and fragmentation. [B]"""
+    keeps_stage_outputs: bool = False
+    """Whether a pipeline stage keeps the activations that it has sent until their gradient comes back."""
+    fragmentation: float = Field(default=0.03, ge=0, lt=1)
+    """Memory reserved by the framework's allocator beyond what is allocated, as a share of it. Assumed."""
+    context_memory: Bytes = 0.0
+    """Held outside the framework's allocator by driver context and communicators. [B]"""

@@ -15,6 +15,7 @@ from simtrain.engine.execute import Execution
 from simtrain.engine.metrics import AXES
 from simtrain.engine.trace import Trace
 from simtrain.study.settings import Scenario
+from simtrain.systems.training import allocated_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ class Result:
             **{f"exposed_comm.{axis}": value for axis, value in exposed.items() if value},
             **{f"sent_bytes.{axis}": v for axis in AXES if (v := mean([b.sent.get(axis, 0.0) for b in busy]))},
             "bubble_fraction": max(0.0, 1 - (compute + sum(exposed.values())) / time),
-            "peak_memory": max(sum(c.memory.values()) for c in step.classes),
+            "peak_memory": max(allocated_bytes(c.memory) for c in step.classes),
             "num_gpus": float(gpus),
         }
         price = self.scenario.cluster.price_per_accelerator

@@ -72,7 +72,7 @@ def _scenario(system: str | type[System] | System, workload: str | Pretraining |
     if not cls.claims:
         raise InputError(f"{cls.__name__} has no published set-up; give --workload and --cluster")
     case = cls.claims[0].case
-    return scenario(system, workload or case.workload, cluster or case.cluster, {**case.settings, **settings})
+    return scenario(system, workload or case.workload, cluster or case.cluster, {**case.settings_of(is_baseline=False), **settings})
 
 
 def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0) -> Result:

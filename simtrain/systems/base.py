@@ -24,7 +24,19 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Dotted keys of system, workload or cluster, as ``--set`` takes them."""
     baseline_settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Further settings that only the baseline needs."""
+    """Further settings of the baseline alone."""
+    system_settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further settings of the system alone."""
+    search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    """Settings that the paper tuned without printing them: the fastest feasible combination is taken, for each system."""
+    group: str = ""
+    """Part of the paper, where it has several; ``compare`` shows the first."""
+    baseline_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    """The same for the baseline."""
+
+    def settings_of(self, is_baseline: bool) -> dict[str, Any]:
+        """Return all fixed settings of the system or of its baseline."""
+        return {**self.settings, **(self.baseline_settings if is_baseline else self.system_settings)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,8 @@ class Claim:
     case
         Set-up.
     value, baseline_value
-        Published for the system and for its baseline, in the metric's unit; None where not published.
+        Published for the system and for its baseline, in the metric's unit; None where not published; infinity in
+        ``peak_memory`` for a cell that the paper prints as out of memory.
     tolerance
         Relative error that the tests accept.
     missed
@@ -67,6 +80,8 @@ class System(Spec):
     title: ClassVar[str] = ""
     """Paper and year."""
     claims: ClassVar[tuple[Claim, ...]] = ()
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Parameters of a small run on 32 accelerators, for the checks."""
 
     software: Software = Field(default="megatron_2023", validate_default=True)  # pyright: ignore[reportAssignmentType]
     """Training stack that runs it; a name from ``hardware/software``."""

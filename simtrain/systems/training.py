@@ -6,6 +6,7 @@ recomputation, sharded optimizers, gradient reduction and memory come from here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.pipeline import Stage, stage_program
 from simtrain.graph.program import Program
 from simtrain.graph.recorder import Pending, Recorder
-from simtrain.graph.schedule import Schedule, Task, tasks
+from simtrain.graph.schedule import Schedule, Task, peak_in_flight, tasks
 from simtrain.graph.step import Do, Instruction, RankClass, Step, Wait
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
@@ -38,6 +39,9 @@ class Microbatch(NamedTuple):
     tokens: float
     """Tokens on this context-parallel rank: ``size * seq_len / cp``."""
 
+
+CONTEXT = "context"
+"""Memory part outside the framework's allocator: it counts for what fits, not for the allocated peak."""
 
 RECOMPUTE = {"none": frozenset[str](), "selective": frozenset({"core_attention"}), "full": frozenset({"layer"})}
 
@@ -130,7 +134,7 @@ class TransformerTraining(System):
         classes = [_StageBuilder(self, layout, stage).rank_class() for stage in range(self.pp)]
         model, batch = workload.model, workload.global_batch_size
         flops = [batch * model.training_flops(workload.seq_len, is_causal=c, window=self.attention_window) for c in (False, model.is_causal)]
-        _check_memory(classes, cluster)
+        _check_memory(classes, cluster, self.software.fragmentation)
         return Step(layout.mesh, classes, workload.tokens_per_step, flops[0], flops[1], workload.dtype)
 
     @property
@@ -207,8 +211,8 @@ class _ChunkTemplates(NamedTuple):
     parameters: float
     saved: float
     """Bytes kept per microbatch in flight. [B]"""
-    recomputed: float
-    """Bytes of the largest recomputed region. [B]"""
+    working: float
+    """Bytes that the backward of one microbatch holds beyond that. [B]"""
 
 
 @dataclass
@@ -265,7 +269,7 @@ class _StageBuilder:
         last = backward
         if system.dp_overlap == "layer" and system.zero < 3 and self.shards > 1:
             last = r.backward("backward_reduce", lambda p, layer: self._reduce_layer(r, p, layer, per_layer, r.parameters - per_layer * count))
-        return _ChunkTemplates(r.forward("forward"), backward, last, r.parameters, r.saved_bytes, r.largest_recomputed)
+        return _ChunkTemplates(r.forward("forward"), backward, last, r.parameters, r.saved_bytes, r.backward_peak)
 
     def _reduce_layer(self, r: Recorder, p: Program, layer: int, per_layer: float, rest: float) -> None:
         """Emit the reduction of one layer's gradients; embedding and head go with the first layer's."""
@@ -384,12 +388,21 @@ class _StageBuilder:
             "gradients": self.costs.gradient_bytes * own[1],
             "optimizer states": (master + self.costs.moments) * own[0],
             "activations": peak,
-            "recomputed activations": max(chunk.recomputed for chunk in self.chunks),
-            "context and buffers": self.costs.software.context_memory,
+            "backward workspace": max(chunk.working for chunk in self.chunks),
+            "stage outputs": self._stage_outputs(),
+            CONTEXT: self.costs.software.context_memory,
         }
         if system.zero == 3:
             parts["gathered layers"] = 2 * b * max(c.parameters / n for c, n in zip(self.chunks, self.layout.layers[self.index], strict=True))
         return {part: nbytes for part, nbytes in parts.items() if nbytes}
+
+
+    def _stage_outputs(self) -> float:
+        """Outputs of the microbatches in flight, where the stack does not free what it has sent. [B]"""
+        if self.system.pp == 1 or not self.costs.software.keeps_stage_outputs:
+            return 0.0
+        b = self.layout.microbatch
+        return peak_in_flight(self.order) * b.tokens * self.model.hidden * self.costs.dtype_bytes / self.system.activation_shards
 
 
 class _GatheredParameters:
@@ -434,14 +447,21 @@ class _GatheredParameters:
         return self.r.collective("all_gather", "dp_cp", self.nbytes, async_op=True, stream="dp", dual_nbytes=self.gradient)
 
 
-def _check_memory(classes: list[RankClass], cluster: Cluster) -> None:
+def _check_memory(classes: list[RankClass], cluster: Cluster, fragmentation: float) -> None:
+    """Refuse what does not fit: allocated bytes with the allocator's fragmentation, and the context beside them."""
     accelerator = cluster.node.accelerator
-    worst = max(classes, key=lambda c: sum(c.memory.values()))
-    need = sum(worst.memory.values())
+    tables = [c.memory | {"fragmentation": fragmentation * allocated_bytes(c.memory)} for c in classes]
+    cls, worst = max(zip(classes, tables, strict=True), key=lambda pair: sum(pair[1].values()))
+    need = sum(worst.values())
     if need > accelerator.memory_capacity:
-        where = ", ".join(f"{axis} {index}" for axis, index in worst.coordinates.items())
+        where = ", ".join(f"{axis} {index}" for axis, index in cls.coordinates.items())
         raise InfeasibleError(
             f"out of memory: {need / 1e9:.2f} GB needed on each accelerator of {where}, {accelerator.name} has {accelerator.memory_capacity / 1e9:.2f} GB; "
             "raise tp, pp, zero or recompute, or lower microbatch_size",
-            worst.memory.items(),
+            worst.items(),
         )
+
+
+def allocated_bytes(memory: Mapping[str, float]) -> float:
+    """Return what the framework's allocator holds: everything but the context. [B]"""
+    return sum(nbytes for part, nbytes in memory.items() if part != CONTEXT)

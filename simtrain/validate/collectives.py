@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -182,8 +182,9 @@ def fit_scale_up(rows: Iterable[Measurement], bandwidth: float, *, has_switch_re
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows that are collectives, as mappings."""
-    kept = table[table["kind"].isin(["collective", "all_to_all"])]
-    return cast("list[dict[str, Any]]", kept.to_dict(orient="records"))
+    columns = [str(name) for name in table.columns]
+    rows = (dict(zip(columns, values, strict=True)) for values in table.itertuples(index=False, name=None))
+    return [row for row in rows if row["kind"] in ("collective", "all_to_all")]
 
 
 def _read(row: Mapping[str, Any]) -> Measurement | str:

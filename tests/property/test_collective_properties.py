@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +31,7 @@ def build(scale_up: ScaleUp, nic: Nic, topology: Topology, fabric: float) -> Clu
 @st.composite
 def clusters(draw: st.DrawFn) -> Cluster:
     has_switch = draw(st.booleans())
-    kind = "nvswitch" if has_switch else draw(st.sampled_from(["nvswitch", "xgmi", "pcie"]))
+    kind: Any = "nvswitch" if has_switch else draw(st.sampled_from(["nvswitch", "xgmi", "pcie"]))
     micro = st.floats(0, 50e-6)
     scale_up = ScaleUp(
         kind=kind,

@@ -22,9 +22,10 @@ from simtrain.systems.training import Microbatch
 GPT3 = {"tp": 8, "pp": 8, "vpp": 6, "zero": 2}
 
 
-def _case(gpus: int, batch: int, **settings: Any) -> Case:
-    name = f"175B on {gpus:,} GPUs, batch {batch:,}"
-    return Case(name, "gpt3_175b_megascale", "megascale_a100", {"cluster.num_nodes": gpus // 8, "global_batch_size": batch, **GPT3, **settings})
+def _case(gpus: int, batch: int, name: str = "", **settings: Any) -> Case:
+    name = name or f"{gpus:,} GPUs, batch {batch:,}"
+    group = "ablation" if name.startswith("Table 3") else "strong scaling"
+    return Case(name, "gpt3_175b_megascale", "megascale_a100", {"cluster.num_nodes": gpus // 8, "global_batch_size": batch, **GPT3, **settings}, group=group)
 
 
 class MegaScale(MegatronLM):
@@ -63,15 +64,46 @@ class MegaScale(MegatronLM):
         r.bias_dropout_add(own, m.hidden, m.dropout)
 
 
+ABLATION: tuple[tuple[str, dict[str, Any], float], ...] = (
+    ("baseline", {"software": "megatron_2023", "is_parallel_block": False, "sliding_window": None, "tp_overlap": 1, "pp_overlap": False,
+                  "dp_overlap": "none", "is_data_loading_overlapped": False}, 0.477),
+    ("+ parallel block", {"is_parallel_block": True}, 0.523),
+    ("+ sliding window", {"sliding_window": 1024}, 0.533),
+    ("+ TP overlap", {"tp_overlap": 4}, 0.555),
+    ("+ PP overlap", {"pp_overlap": True}, 0.580),
+    ("+ DP overlap", {"dp_overlap": "chunk"}, 0.595),
+    ("+ efficient operators", {"software.attention": "flash2", "software.is_norm_fused": True, "software.is_activation_fused": True}, 0.612),
+    ("+ data pipeline, host", {"software": "megascale_2023", "is_data_loading_overlapped": True}, 0.623),
+    ("+ LAMB, batch 768", {"global_batch_size": 768}, 0.653),
+)  # fmt: skip
+"""Rows of [1] Table 3: what each adds to the rows above, and the published MFU; 256 GPUs, batch 256."""
+
+
+def ablation_cases() -> list[Case]:
+    """Return the set-up of each row of Table 3."""
+    settings: dict[str, Any] = {}
+    cases: list[Case] = []
+    for name, added, _ in ABLATION:
+        if isinstance(added.get("software"), str):
+            settings = {k: v for k, v in settings.items() if not k.startswith("software")}
+        settings = {**settings, **added}
+        cases.append(_case(256, int(settings.get("global_batch_size", 256)), f"Table 3 {name}", **settings))
+    return cases
+
+
+TABLE_2 = (
+    (256, 768, (32.0, 40.0), (0.653, 0.530)),
+    (1024, 768, (8.9, 11.9), (0.590, 0.447)),
+    (3072, 6144, (23.66, 29.02), (0.591, 0.487)),
+    (12288, 6144, (6.34, 8.57), (0.552, 0.412)),
+)
+"""GPUs, batch, iteration time [s] and MFU of MegaScale and of Megatron-LM."""
+
 MegaScale.claims = (
     *(
         Claim("[1] Table 2", metric, _case(gpus, batch), ours, theirs)
-        for gpus, batch, times, mfus in (
-            (256, 768, (32.0, 40.0), (0.653, 0.530)),
-            (1024, 768, (8.9, 11.9), (0.590, 0.447)),
-            (3072, 6144, (23.66, 29.02), (0.591, 0.487)),
-            (12288, 6144, (6.34, 8.57), (0.552, 0.412)),
-        )
+        for gpus, batch, times, mfus in TABLE_2
         for metric, (ours, theirs) in (("step_time", times), ("mfu", mfus))
     ),
+    *(Claim("[1] Table 3", "mfu", case, row[2]) for case, row in zip(ablation_cases(), ABLATION, strict=True)),
 )

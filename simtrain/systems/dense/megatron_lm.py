@@ -8,7 +8,8 @@ References
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from simtrain.graph.parallel_linear import column_parallel, row_parallel
 from simtrain.graph.recorder import Recorder
@@ -20,6 +21,7 @@ class MegatronLM(TransformerTraining):
     """Two column-parallel and two row-parallel layers per block; norms and dropout on this rank's tokens [2]_."""
 
     title: ClassVar[str] = "Megatron-LM (SC'21, MLSys'23)"
+    example: ClassVar[Mapping[str, Any]] = {"tp": 2, "pp": 2, "vpp": 2, "zero": 1}
 
     def layer_forward(self, r: Recorder, m: Transformer, b: Microbatch) -> None:
         self.attention_block(r, m, b)

@@ -1,0 +1,6 @@
+"""``python -m simtrain`` is the command ``simtrain``."""
+
+from simtrain.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Words and numbers for people: names of systems and metrics, units that read well, set-ups told apart."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from simtrain.study.compare import Comparison, Row
+from simtrain.study.result import unit_of
+from simtrain.systems.base import Claim, System
+from simtrain.units import UNITS
+
+_TITLES = {
+    "step_time": "step time", "tokens_per_s": "tokens/s", "tokens_per_s_per_gpu": "tokens/s per GPU", "tflops_per_gpu": "FLOP/s per GPU", "mfu": "MFU",
+    "mfu_causal": "MFU, causal", "hfu": "HFU", "bubble_fraction": "bubble", "exposed_comm": "exposed comm.", "peak_memory": "peak memory", "num_gpus": "GPUs",
+    "usd_per_step": "price of a step", "compute": "compute",
+}  # fmt: skip
+_PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction"}
+_SMALLER_IS_BETTER = {"step_time", "exposed_comm", "bubble_fraction", "peak_memory", "usd_per_step"}
+
+
+class Scale(NamedTuple):
+    """How values of one metric are written: ``value / size`` with ``decimals`` and a unit."""
+
+    size: float
+    unit: str
+    decimals: int
+
+    def number(self, value: float) -> str:
+        """Write a value without its unit."""
+        return f"{value / self.size:,.{self.decimals}f}"
+
+    def text(self, value: float) -> str:
+        """Write a value with its unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def as_published(self, value: float) -> str:
+        """Write a value with no more digits than it was given."""
+        written = f"{value / self.size:,.{self.decimals + 1}f}"
+        return written.rstrip("0").rstrip(".") if "." in written else written
+
+
+def metric_title(metric: str) -> str:
+    """Return the name of a metric for people.
+
+    Examples
+    --------
+    >>> metric_title("mfu"), metric_title("exposed_comm.tp"), metric_title("sent_bytes.dp")
+    ('MFU', 'exposed tp', 'sent over dp')
+    """
+    family, _, part = metric.partition(".")
+    if part:
+        return {"exposed_comm": f"exposed {part}", "sent_bytes": f"sent over {part}"}.get(family, f"{_TITLES.get(family, family)} {part}")
+    return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def is_smaller_better(metric: str) -> bool:
+    """Whether an improvement lowers the metric."""
+    return metric.partition(".")[0] in _SMALLER_IS_BETTER
+
+
+def scale(metric: str, values: Iterable[float]) -> Scale:
+    """Choose the unit for all values of a metric, so that the largest has one to four digits before the point.
+
+    Examples
+    --------
+    >>> scale("step_time", [36.8, 6.34]).text(6.34), scale("mfu", [0.552]).text(0.552), scale("peak_memory", [18e9]).text(18e9)
+    ('6.34 s', '55.2 %', '18.00 GB')
+    """
+    largest = max((abs(v) for v in values), default=0.0)
+    if metric in _PERCENT:
+        return Scale(0.01, "%", 1)
+    unit = unit_of(metric)
+    if metric == "num_gpus":
+        return Scale(1.0, "", 0)
+    if unit == "TFLOP/s":
+        return Scale(1.0, unit, _decimals(largest))
+    size, prefix = _prefixed(largest, unit)
+    return Scale(size, prefix, _decimals(largest / size))
+
+
+def _prefixed(largest: float, unit: str) -> tuple[float, str]:
+    if unit == "s":
+        size, name = next(((UNITS["time"][u], u) for u in ("s", "ms", "us") if largest >= UNITS["time"][u]), (1e-9, "ns"))
+        return size, name
+    if unit in ("B", "tokens/s"):
+        steps = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+        size, prefix = next(((s, p) for s, p in steps if largest >= s * (1 if unit == "B" else 10)), (1.0, ""))
+        return size, f"{prefix} {unit}" if unit == "tokens/s" and prefix else f"{prefix}{unit}"
+    return 1.0, "" if unit == "1" else unit
+
+
+def _decimals(largest: float) -> int:
+    """Four digits or a few more, but never more than three after the point."""
+    digits = math.floor(math.log10(largest)) + 1 if largest >= 1 else 1
+    return min(3, max(0, 4 - digits)) if largest else 0
+
+
+def system_title(system: System | type[System]) -> str:
+    """Return the name of a system: its paper's title without the venue, or the class."""
+    cls = system if isinstance(system, type) else type(system)
+    return cls.title.partition(" (")[0] or cls.__name__
+
+
+def system_titles(comparison: Comparison) -> dict[str, str]:
+    """Return the title of each system of a comparison, by name, in the order of its rows; names where titles would be equal."""
+    titles: dict[str, str] = {}
+    for row in comparison.rows:
+        if row.result is not None:
+            titles[row.system] = system_title(row.result.scenario.system)
+        else:
+            titles.setdefault(row.system, _title_from_registry(row.system))
+    names = list(titles.values())
+    return {name: title if names.count(title) == 1 else name for name, title in titles.items()}
+
+
+def _title_from_registry(name: str) -> str:
+    from simtrain.errors import InputError
+    from simtrain.systems import registry
+
+    try:
+        return system_title(registry.find(name))
+    except InputError:  # a class of the user's own, known by its name only
+        return name
+
+
+def claims_of(comparison: Comparison) -> dict[tuple[str, str], Claim]:
+    """Return the claims behind the published values, by case and metric."""
+    classes = {type(row.result.scenario.system): None for row in comparison.rows if row.result is not None}
+    published = {(row.case, metric) for row in comparison.rows for metric in row.published}
+    found = {(claim.case.name, claim.metric): claim for cls in classes for claim in cls.claims}
+    return {key: claim for key, claim in found.items() if key in published}
+
+
+def source_of(comparison: Comparison) -> str:
+    """Return where the published values come from, such as ``MegaScale (NSDI'24), Table 2``; empty without any."""
+    keys = set(claims_of(comparison))
+    sources: dict[str, None] = {}
+    for row in comparison.rows:
+        cls = type(row.result.scenario.system) if row.result is not None else System
+        for claim in cls.claims:
+            if (claim.case.name, claim.metric) in keys:
+                place = re.sub(r"^\[\d+\]\s*", "", claim.source)
+                sources[f"{cls.title or cls.__name__}, {place}"] = None
+    return "; ".join(sources)
+
+
+class Cases(NamedTuple):
+    """Set-ups told apart by what differs."""
+
+    common: str
+    """What all of them share."""
+    own: dict[str, list[str]]
+    """What is left of each, by its name."""
+
+
+def tell_apart(names: Sequence[str]) -> Cases:
+    """Split the names of set-ups into what they share and what tells them apart.
+
+    Examples
+    --------
+    >>> tell_apart(["175B on 256 GPUs, batch 768", "175B on 1,024 GPUs, batch 768"])
+    Cases(common='175B, batch 768', own={'175B on 256 GPUs, batch 768': ['256 GPUs'], '175B on 1,024 GPUs, batch 768': ['1,024 GPUs']})
+    """
+    parts = {name: re.split(r", | on ", name) for name in names}
+    if len(parts) < 2:
+        return Cases(", ".join(*parts.values()) if parts else "", {name: [] for name in parts})
+    shared = [part for part in next(iter(parts.values())) if all(part in others for others in parts.values())]
+    own = {name: [part for part in split if part not in shared] for name, split in parts.items()}
+    return Cases(", ".join(shared), own) if all(own.values()) else Cases("", parts)
+
+
+def signed_percent(ratio: float) -> str:
+    """Write a relative difference.
+
+    Examples
+    --------
+    >>> signed_percent(-0.0413)
+    '-4.1 %'
+    """
+    return f"{100 * ratio:+.1f} %"
+
+
+def degrees(sizes: Mapping[str, int]) -> str:
+    """Write the axes of a mesh that are larger than 1, such as ``tp 8, pp 8, dp 4``."""
+    return ", ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1)

@@ -1,0 +1,146 @@
+"""One style for all pictures: colours that stand for the same thing everywhere, files that are equal when their content is.
+
+Systems take the muted scheme of Tol, what a rank does takes the colours of Okabe and Ito. Both can be told apart
+under the common kinds of colour blindness.
+
+References
+----------
+.. [1] Okabe and Ito, "Color Universal Design", 2008.
+.. [2] Tol, "Colour Schemes", SRON/EPS/TN/09-002, 2021.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simtrain.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+_MUTED = ("#332288", "#44AA99", "#CC6677", "#117733", "#AA4499", "#88CCEE", "#882255", "#DDCC77", "#999933", "#6699CC")
+_BASELINE = "#9AA3AE"
+
+SYSTEMS: dict[str, str] = {
+    "dense/megatron_lm": _BASELINE,
+    "dense/megascale": _MUTED[0],
+    "long_context/ring_self_attention": _MUTED[3],
+    "long_context/ulysses": _MUTED[1],
+}
+"""Colours of shipped systems. One that is not listed takes a place in the palette by its name."""
+
+CATEGORIES = {
+    "forward": "#56B4E9", "backward": "#0072B2", "recompute": "#7A5195", "update": "#3B3B3B", "compute": "#2D8CC4",
+    "tp": "#E69F00", "cp": "#F0E442", "ep": "#CC79A7", "pp": "#009E73", "dp": "#D55E00",
+    "host": "#A6845C", "idle": "#E9ECEF",
+}  # fmt: skip
+"""Colours of what a rank does."""
+
+NAMES = {
+    "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
+    "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle",
+}  # fmt: skip
+"""Names of what a rank does, for legends and tables."""
+
+MEMORY = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#A6845C", "#F0E442", "#999933")
+"""Colours of the parts of memory, in the order of the parts."""
+
+INK = "#1F2933"
+QUIET = "#66707C"
+ALARM = "#B3261E"
+PAPER = "#FFFFFF"
+
+TITLE, LEGEND = 0.40, 0.66
+"""Above a panel: where its title stands, and what title and legend take together. [in]"""
+
+_SETTINGS: dict[str, Any] = {
+    "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER, "figure.dpi": 100, "savefig.dpi": 150,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"], "font.size": 9.5,
+    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK, "axes.titlepad": 10,
+    "axes.edgecolor": "#C5CBD3", "axes.labelcolor": QUIET, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.axisbelow": True,
+    "axes.grid": False, "grid.color": "#E4E7EB", "grid.linewidth": 0.8, "text.color": INK, "xtick.color": "#C5CBD3", "ytick.color": "#C5CBD3",
+    "xtick.labelcolor": INK, "ytick.labelcolor": QUIET, "legend.frameon": False, "legend.fontsize": 9, "hatch.linewidth": 0.6,
+    "svg.fonttype": "none", "svg.hashsalt": "simtrain", "svg.image_inline": True,
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw and save in the house style, whatever the user's own matplotlib settings are."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def save(figure: Figure, path: str) -> None:
+    """Write a figure as SVG or PNG; equal figures give equal files.
+
+    Raises
+    ------
+    InputError
+        If the path ends in neither.
+    """
+    metadata = {".svg": {"Date": None, "Creator": "simtrain"}, ".png": {"Software": "simtrain"}}
+    ending = Path(path).suffix.lower()
+    if ending not in metadata:
+        raise InputError(f"--plot {path}: a picture ends in .svg or .png")
+    figure.savefig(path, format=ending[1:], metadata=metadata[ending])
+
+
+def system_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each system. Only systems that are not listed and meet in one picture may have to give way.
+
+    Examples
+    --------
+    >>> system_colours(["dense/megatron_lm", "dense/megascale"])
+    {'dense/megatron_lm': '#9AA3AE', 'dense/megascale': '#332288'}
+    """
+    listed = list(dict.fromkeys(names))
+    colours = {name: SYSTEMS[name] for name in listed if name in SYSTEMS}
+    for name in sorted(set(listed) - set(colours)):
+        slot = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % len(_MUTED)
+        ordered = [*_MUTED[slot:], *_MUTED[:slot]]
+        colours[name] = next((c for c in ordered if c not in colours.values()), ordered[0])
+    return {name: colours[name] for name in listed}
+
+
+def header(figure: Figure, title: str, notes: Iterable[str]) -> None:
+    """Write title and subtitle into the top left corner."""
+    height = figure.get_figheight()
+    x = 0.2 / figure.get_figwidth()
+    figure.text(x, 1 - 0.16 / height, title, fontsize=14, fontweight="bold", va="top")
+    figure.text(x, 1 - 0.46 / height, "  |  ".join(note for note in notes if note), fontsize=9.5, color=QUIET, va="top")
+
+
+def patch(colour: str, label: str) -> Patch:
+    """Return a square for a legend; one that is nearly white gets an edge."""
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, edgecolor="#B8C0C9" if colour == CATEGORIES["idle"] else "none", linewidth=0.6, label=label)
+
+
+def legend(ax: Axes, handles: Sequence[Patch | Line2D]) -> None:
+    """Put a legend between title and panel, in as many columns as fit."""
+    width = ax.get_position().width * ax.get_figure(root=True).get_figwidth()  # pyright: ignore[reportOptionalMemberAccess]
+    # At 7.5 points a letter is 0.065 in wide on average; square and gaps take 0.28 in.
+    widest = max((len(str(handle.get_label())) for handle in handles), default=1) * 0.065 + 0.28
+    ax.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=max(1, min(len(handles), int(width / widest))), fontsize=7.5, borderpad=0.1,
+        borderaxespad=0.15, handlelength=0.9, handleheight=0.9, handletextpad=0.4, columnspacing=0.9, labelspacing=0.25,
+    )  # fmt: skip
+
+
+def ink_on(category: str) -> str:
+    """Return a colour of text that can be read on a category's."""
+    red, green, blue = (int(CATEGORIES[category][i : i + 2], 16) for i in (1, 3, 5))
+    return PAPER if 0.299 * red + 0.587 * green + 0.114 * blue < 145 else INK

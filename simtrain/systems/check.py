@@ -1,0 +1,192 @@
+"""Physical laws that every system obeys, in one place: ``check_system(MySystem)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from simtrain.engine.execute import Execution, execute
+from simtrain.engine.metrics import AXES
+from simtrain.engine.trace import Trace
+from simtrain.errors import InfeasibleError, SimtrainError
+from simtrain.hardware import Cluster
+from simtrain.systems.base import System
+from simtrain.systems.training import allocated_bytes
+from simtrain.workload import Pretraining
+
+
+class LawBroken(SimtrainError):
+    """A system does something that no real one could do."""
+
+    exit_code = 1
+
+
+def _law(holds: bool, system: type[System], what: str) -> None:
+    if not holds:
+        raise LawBroken(f"{system.__name__}: {what}")
+
+
+def check_system(system: type[System], workload: str | Pretraining = "gpt_tiny", cluster: str | Cluster = "dgx_a100_40gb_ib", num_nodes: int = 4) -> None:
+    """Run the laws on a small case.
+
+    Parameters
+    ----------
+    system
+        Class to check; its ``example`` gives the degrees.
+    workload, cluster, num_nodes
+        The case; names or objects.
+
+    Raises
+    ------
+    LawBroken
+        With the first law that does not hold.
+    """
+    job = Pretraining.load(workload) if isinstance(workload, str) else workload
+    place = (Cluster.load(cluster) if isinstance(cluster, str) else cluster).model_copy(update={"num_nodes": num_nodes})
+    case = system.model_validate(dict(system.example))
+    run = _run(case, job, place)
+    _check_trace(system, run.trace)
+    _check_budget(system, run)
+    _law(run.trace.digest() == _run(case, job, place).trace.digest(), system, "two equal runs have different traces")
+    _check_flops(system, case, job, place, run)
+    _check_unused_axes(system, run)
+    _check_free_network(system, case, job, place, run)
+    _check_scaling(system, case, job, place, run)
+    _check_folding(system, case, job, place)
+    _check_memory(system, case, job, place)
+
+
+def _run(case: System, job: Pretraining, place: Cluster, **options: Any) -> Execution:
+    return execute(case.build(job, place), place, slowdown=case.software.overlap_slowdown, **options)
+
+
+def _check_trace(system: type[System], trace: Trace) -> None:
+    """Nothing starts before its inputs, no stream overlaps itself, and no path or stream is longer than the step."""
+    g = trace.graph
+    _law(bool(np.all(trace.end[g.dep_from] <= trace.start[g.dep_to])), system, "an operation starts before its input is there")
+    follows = np.flatnonzero(g.previous >= 0)
+    _law(bool(np.all(trace.end[g.previous[follows]] <= trace.start[follows])), system, "a stream runs two operations at once")
+    _law(bool(np.all(trace.start >= trace.ready)), system, "an operation starts before it is ready")
+    lane = g.rank * len(g.table.streams) + g.table.stream[g.op]
+    busiest = np.bincount(lane, weights=trace.end - trace.start).max()
+    _law(trace.makespan >= busiest * (1 - 1e-12), system, "the step is shorter than its busiest stream")
+    _law(trace.makespan >= critical_path(trace) * (1 - 1e-12), system, "the step is shorter than its critical path")
+
+
+def critical_path(trace: Trace) -> float:
+    """Return the longest path through dependencies, each operation at its shortest possible time. [s]"""
+    g = trace.graph
+    alone = g.table.seconds + np.divide(g.table.nbytes, g.table.rate, out=np.zeros_like(g.table.nbytes), where=g.table.rate > 0)
+    order = np.argsort(trace.end, kind="stable")
+    position = np.empty(len(g), np.int64)
+    position[order] = np.arange(len(g))
+    sources = np.concatenate([g.dep_from, g.previous[g.previous >= 0]])
+    targets = np.concatenate([g.dep_to, np.flatnonzero(g.previous >= 0)])
+    by_target = np.argsort(position[targets], kind="stable")
+    finish = alone[g.op].copy()
+    for source, target in zip(sources[by_target].tolist(), targets[by_target].tolist(), strict=True):
+        finish[target] = max(finish[target], finish[source] + alone[g.op[target]])
+    return float(finish.max(initial=0.0))
+
+
+def _check_budget(system: type[System], run: Execution) -> None:
+    """Every rank-second is compute, exposed communication or bubble; no part is negative or counted twice."""
+    for rank, busy in zip(run.trace.graph.ranks, run.busy, strict=True):
+        used = busy.compute + sum(busy.exposed.values())
+        _law(0 <= busy.compute and used <= run.trace.makespan * (1 + 1e-9), system, f"rank {rank} is busy for longer than the step")
+        for axis, exposed in busy.exposed.items():
+            _law(exposed <= busy.communication[axis] * (1 + 1e-9), system, f"rank {rank} exposes more {axis} communication than it has")
+
+
+def _executed_flops(run: Execution) -> float:
+    copies = len(run.busy) // len(run.trace.graph.step.classes)
+    return sum(b.flops * run.trace.graph.step.classes[c].multiplicity / copies for b, c in zip(run.busy, run.trace.graph.rank_class.tolist(), strict=True))
+
+
+def _check_flops(system: type[System], case: System, job: Pretraining, place: Cluster, run: Execution) -> None:
+    """The baseline computes the same, unless the system says why not."""
+    if system.baseline is None or system.changes_math:
+        return
+    given = {k: v for k, v in system.baseline.example.items()} | {"software": case.software}
+    theirs = _run(system.baseline.model_validate(given), job, place)
+    _law(math.isclose(_executed_flops(run), _executed_flops(theirs), rel_tol=1e-9), system, "computes other FLOPs than its baseline without saying why")
+
+
+def _check_unused_axes(system: type[System], run: Execution) -> None:
+    mesh = run.trace.graph.step.mesh
+    for busy in run.busy:
+        for axis in AXES:
+            if axis in mesh.sizes and mesh.size(axis) == 1 and (axis != "dp" or mesh.size("dp_cp") == 1):
+                _law(not busy.sent.get(axis), system, f"sends over axis {axis} of size 1")
+
+
+def _check_free_network(system: type[System], case: System, job: Pretraining, place: Cluster, run: Execution) -> None:
+    """Without communication cost nothing is exposed, and the step is not longer."""
+    free_software = case.software.model_copy(update={"collective_gap": 0.0, "overlap_slowdown": 0.0})
+    free = _run(case.model_copy(update={"software": free_software}), job, scaled(place, network=math.inf))
+    exposed = sum(sum(b.exposed.values()) for b in free.busy) / len(free.busy)
+    _law(exposed <= 1e-6 * free.trace.makespan, system, "exposes communication on a free network")
+    _law(free.trace.makespan <= run.trace.makespan * (1 + 1e-9), system, "is slower on a free network")
+
+
+def _check_scaling(system: type[System], case: System, job: Pretraining, place: Cluster, run: Execution) -> None:
+    """All rates halved and all latencies doubled take twice as long: a slip of units anywhere breaks this."""
+    s = case.software
+    slow = s.model_copy(update={name: 2 * getattr(s, name) for name in ("host_op_time", "sample_time", "collective_gap")})
+    twice = _run(case.model_copy(update={"software": slow}), job, scaled(place, compute=0.5, network=0.5)).trace.makespan
+    _law(math.isclose(twice, 2 * run.trace.makespan, rel_tol=1e-8), system, f"takes {twice / run.trace.makespan:.9f} x as long when everything is twice as slow")
+
+
+def _check_folding(system: type[System], case: System, job: Pretraining, place: Cluster) -> None:
+    """All ranks executed one by one give the trace of the folded graph, and composites that of their operations."""
+    step = case.build(job, place)
+    slowdown = case.software.overlap_slowdown
+    folded = execute(step, place, slowdown=slowdown, use_composites=False)
+    axes = [axis for axis in step.mesh.sizes if axis not in step.classes[0].coordinates]
+    unfolded = execute(step, place, slowdown=slowdown, unfold=axes)
+    _law(folded.trace.digest() == unfolded.trace.digest(), system, "folded and unfolded traces differ")
+    _law(execute(step, place, slowdown=slowdown).trace.makespan == folded.trace.makespan, system, "composites change the step time")
+
+
+def _check_memory(system: type[System], case: System, job: Pretraining, place: Cluster) -> None:
+    """What fits is allowed, what does not is refused."""
+    need = max(sum(c.memory.values()) + case.software.fragmentation * allocated_bytes(c.memory) for c in case.build(job, place).classes)
+    accelerator = place.node.accelerator
+    _law(need <= accelerator.memory_capacity, system, "accepts a configuration that does not fit")
+    small = accelerator.model_copy(update={"memory_capacity": 0.99 * need})
+    try:
+        case.build(job, place.model_copy(update={"node": place.node.model_copy(update={"accelerator": small})}))
+    except InfeasibleError:
+        return
+    raise LawBroken(f"{system.__name__}: accepts a configuration that does not fit")
+
+
+def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> Cluster:
+    """Return a cluster whose rates are multiplied and whose latencies are divided by a factor.
+
+    Parameters
+    ----------
+    compute
+        Factor of peaks, memory bandwidth and launch rate.
+    network
+        Factor of all links; infinity makes communication free.
+    """
+    node, accelerator = cluster.node, cluster.node.accelerator
+    finite = min(network, 1e9)
+    kernels = accelerator.kernels.model_copy(update={"launch": accelerator.kernels.launch / compute})
+    chip = accelerator.model_copy(
+        update={"peak": {k: v * compute for k, v in accelerator.peak.items()}, "memory_bandwidth": accelerator.memory_bandwidth * compute, "kernels": kernels}
+    )
+    latencies = ("latency", "launch", "switch_reduction_latency")
+    links: Mapping[str, Any] = {
+        name: link.model_copy(update={"bandwidth": link.bandwidth * finite} | {k: getattr(link, k) / finite for k in latencies if hasattr(link, k)})
+        for name, link in (("scale_up", node.scale_up), ("nic", node.nic))
+    }
+    pcie = node.pcie.model_copy(update={"bandwidth": node.pcie.bandwidth * finite}) if node.pcie else None
+    topology = cluster.topology.model_copy(update={"hop_latency": cluster.topology.hop_latency / finite})
+    return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
+
+

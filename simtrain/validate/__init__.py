@@ -1,0 +1,1 @@
+"""Predicted against measured, and the fits behind the shipped parameters."""

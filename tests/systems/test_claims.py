@@ -1,0 +1,45 @@
+"""What the papers publish, against what comes out. A claim is never an input; a miss carries its reason."""
+
+import math
+from functools import cache
+
+import pytest
+
+from simtrain.study.compare import Comparison, Row, compare
+from simtrain.systems import registry
+from simtrain.systems.base import Claim
+
+CLAIMS = [(name, claim) for name in registry.names() for claim in registry.find(name).claims]
+
+
+@cache
+def comparison(name: str, group: str) -> Comparison:
+    return compare(name, group=group)
+
+
+def row_of(name: str, claim: Claim, is_baseline: bool) -> Row:
+    rows = comparison(name, claim.case.group).rows
+    return next(row for row in rows if row.case == claim.case.name and row.is_baseline == is_baseline)
+
+
+@pytest.mark.parametrize(("name", "claim"), CLAIMS, ids=lambda v: v if isinstance(v, str) else f"{v.case.name} {v.metric}")
+def test_claim(name: str, claim: Claim) -> None:
+    """Each published value is met within the claim's tolerance, or marked as missed with a reason - and then really missed."""
+    errors = []
+    for is_baseline, value in ((False, claim.value), (True, claim.baseline_value)):
+        if value is None or math.isnan(value):
+            continue
+        row = row_of(name, claim, is_baseline)
+        if math.isinf(value):
+            assert row.infeasible.startswith("out of memory"), f"{row.case}: published as out of memory"
+            continue
+        assert row.result is not None, f"{row.case}: {row.infeasible}"
+        errors.append(abs(row.result.metrics[claim.metric] / value - 1))
+    is_met = all(error <= claim.tolerance for error in errors)
+    assert is_met != bool(claim.missed), f"errors {[f'{e:.1%}' for e in errors]}, tolerance {claim.tolerance:.0%}, marked missed: {claim.missed or 'no'}"
+
+
+def test_claims_say_where_they_stand() -> None:
+    for _, claim in CLAIMS:
+        assert claim.source.startswith("["), claim
+        assert claim.evidence in ("printed", "digitised", "secondary"), claim
