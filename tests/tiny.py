@@ -63,12 +63,18 @@ def compute(seconds: float, *deps: int, stream: str = "compute", name: str = "wo
 
 
 def transfer(
-    nbytes: float, rate: float, *deps: int, latency: float = 0.0, axis: str = "dp", link: str = "nic", stream: str = "", holds_sms: bool = False, name: str = "move"
+    nbytes: float,
+    rate: float,
+    *deps: int,
+    latency: float = 0.0,
+    axis: str = "dp",
+    link: str = "nic",
+    stream: str = "",
+    holds_sms: bool = False,
+    name: str = "move",
 ) -> Op:
     """A collective that moves ``nbytes`` per member over its NIC or scale-up port."""
-    return Op(
-        name, Kind.COLLECTIVE, stream or axis, latency, nbytes, rate, axis, LINKS_OF[link], payload=nbytes, deps=deps, holds_sms=holds_sms
-    )  # fmt: skip
+    return Op(name, Kind.COLLECTIVE, stream or axis, latency, nbytes, rate, axis, LINKS_OF[link], payload=nbytes, deps=deps, holds_sms=holds_sms)
 
 
 def message(nbytes: float, rate: float, *, is_send: bool, latency: float = 0.0, link: str = "nic", stream: str = "") -> Template:

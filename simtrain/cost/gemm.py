@@ -8,13 +8,16 @@ A kernel covers the ``m x n`` output with tiles and gives each streaming multipr
 
 and the library picks the tile with the least time. ``k0`` (``k_ramp``) is what prologue and epilogue of a tile are
 worth in K, ``s`` (``wave_smoothing``) how much of the last, partial wave is lost, ``x`` (``tile_exponent``) what small
-tiles lose in reuse of operands. The product is never faster than its operands can be moved [2]_.
+tiles lose in reuse of operands. It also tries K split in up to four parts: more and shorter tiles, which fill the last
+wave better, and fp32 partial sums that are written and read [4]_; the share ``exposed_epilogue`` of that traffic is not
+hidden. The product is never faster than its operands can be moved [2]_.
 
 References
 ----------
 .. [1] NVIDIA, "Matrix Multiplication Background User's Guide" (tile and wave quantisation, alignment to 16 bytes).
 .. [2] Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009.
 .. [3] Gale et al., "MegaBlocks: Efficient Sparse Training with Mixture-of-Experts", MLSys 2023 (blocks of 128 rows).
+.. [4] Osama et al., "Stream-K: Work-centric Parallel Decomposition for Dense Matrix-Matrix Multiplication on the GPU", PPoPP 2023, section 3.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 64))
 
 LARGEST = 256 * 128
 """Area of the tile whose rate is the reference."""
+
+SPLITS = (1, 2, 3, 4)
+"""Parts of K a library chooses from."""
 
 GROUP_ROWS = 128
 """Rows of an expert are padded to this many."""
@@ -67,8 +73,9 @@ def matmul(
     accumulate
         Add to the output instead of writing it. The share ``exposed_epilogue`` of that traffic is not hidden.
     is_aligned
-        Whether matrix units can load operands in units of 16 bytes; by default all of m, n and k decide. Give True
-        where an odd dimension is a count of rows, which sets no stride.
+        Whether matrix units can load operands in units of 16 bytes. By default the dimensions that are strides in memory
+        decide: n and k, or m and n in a weight gradient (``accumulate``), whose inner dimension counts rows of both operands. A
+        count of rows sets no stride, so a ragged number of tokens costs nothing but its padding.
 
     Returns
     -------
@@ -83,13 +90,13 @@ def matmul(
     Examples
     --------
     Two units, each multiplying 128 x 256 tiles at an efficiency of one half of 1 TFLOP/s: the product below is
-    exactly one wave.
+    exactly one wave. A long K ramp makes a split of K useless here.
 
     >>> from simtrain.hardware import Kernels
-    >>> curve = GemmCurve(efficiency=0.5, k_ramp=0, wave_smoothing=1, tile_exponent=1)
+    >>> curve = GemmCurve(efficiency=0.5, k_ramp=1024, wave_smoothing=1, tile_exponent=1)
     >>> chip = Accelerator(vendor="x", peak={"bf16": 1e12}, sms=2, memory_capacity=1e9, memory_bandwidth=1e15,
     ...                    kernels=Kernels(status="assumed", gemm={"bf16": curve}, attention={}))
-    >>> matmul(256, 256, 1024, chip, "bf16") == 2 * 256 * 256 * 1024 / 0.5e12
+    >>> matmul(256, 256, 1024, chip, "bf16") == 2 * 256 * 256 * (1024 + 1024) / 0.5e12
     True
     >>> matmul(384, 256, 1024, chip, "bf16") == matmul(512, 256, 1024, chip, "bf16")  # the second wave is half empty
     True
@@ -98,10 +105,12 @@ def matmul(
     if min(m, n, k, batch) <= 0:
         return 0.0
     rate = accelerator.peak_of(dtype) * curve.efficiency * sustained
-    if not (_is_aligned(dtype, m, n, k) if is_aligned is None else is_aligned):
+    if not (_is_aligned(dtype, n, m if accumulate else k) if is_aligned is None else is_aligned):
         rate *= curve.misaligned
-    compute = min(_tiles(math.ceil(m / tm) * math.ceil(n / tn) * batch, tm * tn, k, accelerator.sms, curve) for tm, tn in TILES) / rate
     bandwidth = accelerator.memory_bandwidth * accelerator.kernels.memory.efficiency
+    tiles = [(math.ceil(m / tm) * math.ceil(n / tn) * batch, tm * tn) for tm, tn in TILES]
+    partial = 2 * ACCUMULATOR_BYTES * m * n * batch * curve.exposed_epilogue / bandwidth
+    compute = _fastest(tiles, k, accelerator.sms, rate, curve, partial)
     in_bytes = DTYPE_BYTES[dtype]
     if out_bytes is None:
         out_bytes = ACCUMULATOR_BYTES if accumulate else max(in_bytes, 2.0)
@@ -163,7 +172,7 @@ def grouped_matmul(
     rate = accelerator.peak_of(dtype) * curve.efficiency * sustained * curve.grouped
     if not _is_aligned(dtype, n, k):
         rate *= curve.misaligned
-    compute = min(_grouped_tiles(counts, n, k, tile, accelerator.sms, curve, is_weight_gradient) for tile in GROUP_TILES) / rate
+    compute = _grouped(counts, n, k, accelerator.sms, rate, curve, is_weight_gradient)
     in_bytes = DTYPE_BYTES[dtype]
     all_rows, active = sum(r * count for r, count in counts), sum(count for _, count in counts)
     if is_weight_gradient:
@@ -188,24 +197,33 @@ def curve_of(accelerator: Accelerator, dtype: str) -> GemmCurve:
     return curves[dtype]  # pyright: ignore[reportArgumentType]
 
 
-def _tiles(tiles: float, area: int, k: float, sms: int, curve: GemmCurve) -> float:
-    """Return the FLOPs worth of time, at the full rate, of this many tiles. [FLOP]"""
-    waves = tiles / sms
-    s = curve.wave_smoothing
-    charged = s * math.ceil(waves) + (1 - s) * max(waves, 1.0)
-    return charged * sms * area * 2.0 * (k + curve.k_ramp) * (LARGEST / area) ** curve.tile_exponent
+def _fastest(tiles: Sequence[tuple[float, int]], k: float, sms: int, rate: float, curve: GemmCurve, partial: float = math.inf) -> float:
+    """Return the time of the best of several (number, area) of tiles and, if writing and reading ``partial`` sums pays, splits of K. [s]"""
+    s, x, k0 = curve.wave_smoothing, curve.tile_exponent, curve.k_ramp
+    weighted = [(count / sms, area * (LARGEST / area) ** x) for count, area in tiles]
+    best = math.inf
+    for parts in SPLITS:
+        per_wave = 2.0 * sms * (k / parts + k0) / rate
+        extra = parts * partial if parts > 1 else 0.0
+        if extra >= best:
+            break
+        for waves, weight in weighted:
+            w = waves * parts
+            seconds = (s * math.ceil(w) + (1 - s) * (w if w > 1 else 1.0)) * weight * per_wave + extra
+            best = min(best, seconds)
+    return best
 
 
-def _grouped_tiles(counts: list[tuple[float, int]], n: int, k: int, tile: tuple[int, int], sms: int, curve: GemmCurve, is_weight_gradient: bool) -> float:
-    """Return the FLOPs worth of time of all tiles of a grouped product. [FLOP]"""
-    tm, tn = tile
+def _grouped(counts: list[tuple[float, int]], n: int, k: int, sms: int, rate: float, curve: GemmCurve, is_weight_gradient: bool) -> float:
+    """Return the time of all tiles of a grouped product. [s]"""
     padded = [(math.ceil(r / GROUP_ROWS) * GROUP_ROWS, count) for r, count in counts]
-    if not is_weight_gradient:
-        return _tiles(sum(r // tm * count for r, count in padded) * math.ceil(n / tn), tm * tn, k, sms, curve)
-    per_expert = math.ceil(k / tm) * math.ceil(n / tn)
-    active = sum(count for _, count in padded)
-    inner = sum(r * count for r, count in padded) / active
-    return _tiles(active * per_expert, tm * tn, inner, sms, curve)
+    if is_weight_gradient:
+        active = sum(count for _, count in padded)
+        tiles = [(active * math.ceil(k / tm) * math.ceil(n / tn), tm * tn) for tm, tn in GROUP_TILES]
+        return _fastest(tiles, sum(r * count for r, count in padded) / active, sms, rate, curve)
+    blocks = sum(r // GROUP_ROWS * count for r, count in padded)
+    tiles = [(blocks * (GROUP_ROWS // tm) * math.ceil(n / tn), tm * tn) for tm, tn in GROUP_TILES]
+    return _fastest(tiles, k, sms, rate, curve)
 
 
 def _is_aligned(dtype: str, *dims: float) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simtrain.engine.metrics import Busy, measure_ranks
+from simtrain.engine.metrics import Busy, measure_ranks, overlaps
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Floats, Ints, assemble
@@ -30,6 +30,7 @@ class Composite:
     busy: Busy
     links: Link
     streams: frozenset[str]
+    holds_sms: bool
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Composites:
 def compose(step: Step, cluster: Cluster, fidelity: Fidelity, slowdown: float) -> Composites:
     """Replay each template alone that the programs run in line, and make its stand-in."""
     composites = Composites()
+    is_nic_shared = _is_nic_shared(step, cluster)
     for cls in step.classes:
         for instruction in cls.program:
             if not isinstance(instruction, Do) or instruction.key is not None or id(instruction.template) in composites.by_template:
@@ -55,9 +57,17 @@ def compose(step: Step, cluster: Cluster, fidelity: Fidelity, slowdown: float) -
             template = instruction.template
             if len(template.ops) < 2 or template.left_open or any(op.kind in (Kind.SEND, Kind.RECV) for op in template.ops):
                 continue
+            if is_nic_shared and any(op.links & (Link.NIC_OUT | Link.NIC_IN) for op in template.ops):
+                continue
             made = _compose_one(template, step, cls, cluster, fidelity, slowdown)
             composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
     return composites
+
+
+def _is_nic_shared(step: Step, cluster: Cluster) -> bool:
+    """Whether two classes load one NIC: what disturbs a composite is looked for on its own rank alone."""
+    nics = [step.mesh.rank(cls.coordinates) // cluster.node.accelerators_per_nic for cls in step.classes]
+    return len(set(nics)) < len(nics)
 
 
 def _compose_one(template: Template, step: Step, cls: RankClass, cluster: Cluster, fidelity: Fidelity, slowdown: float) -> Composite:
@@ -66,11 +76,12 @@ def _compose_one(template: Template, step: Step, cls: RankClass, cluster: Cluste
     links = Link.NONE
     for op in template.ops:
         links |= op.links
+    streams = frozenset(op.stream for op in template.ops)
     op = Op(template.name, Kind.COMPOSITE, "compute", trace.makespan, flops=template.flops, links=links)
-    return Composite(Template(template.name, [op], (0,)), trace, measure_ranks(trace)[0], links, frozenset(op.stream for op in template.ops))
+    return Composite(Template(template.name, [op], (0,)), trace, measure_ranks(trace)[0], links, streams, any(op.holds_sms for op in template.ops))
 
 
-def disturbed(trace: Trace, composites: Composites, slowdown: float) -> dict[int, frozenset[int]]:
+def disturbed(trace: Trace, composites: Composites, fidelity: Fidelity, slowdown: float) -> dict[int, frozenset[int]]:
     """Return per class the instructions whose composite overlapped something that could change it."""
     g, table = trace.graph, trace.graph.table
     is_composite = table.kind[g.op] == Kind.COMPOSITE
@@ -78,32 +89,29 @@ def disturbed(trace: Trace, composites: Composites, slowdown: float) -> dict[int
     result: dict[int, set[int]] = {}
     for rank in range(len(g.ranks)):
         mine = g.rank == rank
-        others = np.flatnonzero(mine & ~is_composite & (trace.end > trace.start))
+        others = np.flatnonzero(mine & ~is_composite & (trace.end > trace.ready))
         for index in np.unique(template_of[mine & is_composite]):
             composite = composites.by_stand_in[id(table.templates[index])]
             rows = np.flatnonzero(mine & is_composite & (template_of == index))
-            touching = others[_touches(others, trace, composite, slowdown)]
-            hit = rows[_overlaps(trace.start[rows], trace.end[rows], trace.start[touching], trace.end[touching])]
+            hit = rows[overlaps(trace.start[rows], trace.end[rows], *_touching(others, trace, composite, fidelity, slowdown))]
             result.setdefault(int(g.rank_class[rank]), set()).update(g.instance[hit].tolist())
     return {cls: frozenset(found) for cls, found in result.items() if found}
 
 
-def _touches(rows: Ints, trace: Trace, composite: Composite, slowdown: float) -> np.ndarray:
-    """Which rows could change the composite: same links, same streams, or slowing its compute."""
+def _touching(rows: Ints, trace: Trace, composite: Composite, fidelity: Fidelity, slowdown: float) -> tuple[Floats, Floats]:
+    """When rows of the same rank could change the composite, or be changed by it.
+
+    A row that waits is already queued on its stream, and on its lanes under ``analytic``: what is issued later
+    waits behind it. Compute and its slowdown only meet while both run.
+    """
     g, table = trace.graph, trace.graph.table
     op = g.op[rows]
-    same_link = (table.links[op] & int(composite.links)) != 0
     streams = [i for i, name in enumerate(table.streams) if name in composite.streams and name != "compute"]
-    same_stream = np.isin(table.stream[op], streams)
-    slows = table.holds_sms[op] if slowdown > 0 else np.zeros(len(op), np.bool_)
-    return same_link | same_stream | slows
-
-
-def _overlaps(start: Floats, end: Floats, other_start: Floats, other_end: Floats) -> np.ndarray:
-    """For each interval, whether it overlaps one of the others for more than an instant."""
-    if not len(other_start):
-        return np.zeros(len(start), np.bool_)
-    order = np.argsort(other_start, kind="stable")
-    latest = np.maximum.accumulate(other_end[order])
-    before = np.searchsorted(other_start[order], end, side="left")
-    return (before > 0) & (latest[np.maximum(before, 1) - 1] > start)
+    is_queued = np.isin(table.stream[op], streams)
+    same_link = (table.links[op] & int(composite.links)) != 0
+    is_running = np.zeros(len(op), np.bool_) if fidelity == "analytic" else same_link
+    is_queued |= same_link if fidelity == "analytic" else False
+    if slowdown > 0:
+        is_running |= table.holds_sms[op] | ((table.kind[op] == Kind.COMPUTE) & composite.holds_sms)
+    chosen = is_queued | is_running
+    return np.where(is_queued, trace.ready[rows], trace.start[rows])[chosen], trace.end[rows][chosen]

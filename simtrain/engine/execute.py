@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simtrain.engine.composite import Composites, compose, disturbed
-from simtrain.engine.metrics import Busy, measure_ranks
+from simtrain.engine.metrics import Busy, Inside, measure_ranks
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import assemble
@@ -50,9 +50,9 @@ def execute(
         rounds += 1
         graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded)
         trace = replay(graph, cluster, fidelity=fidelity, slowdown=slowdown)
-        hit = disturbed(trace, composites, slowdown) if composites.by_template else {}
+        hit = disturbed(trace, composites, fidelity, slowdown) if composites.by_template else {}
         if not hit:
             break
         expanded = {i: expanded.get(i, frozenset()) | hit.get(i, frozenset()) for i in {*expanded, *hit}}
-    inside = {key: c.busy for key, c in composites.by_stand_in.items()}
+    inside = {key: Inside(c.trace, c.busy) for key, c in composites.by_stand_in.items()}
     return Execution(trace, composites, measure_ranks(trace, inside), rounds)

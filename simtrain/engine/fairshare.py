@@ -54,10 +54,13 @@ def progressive_filling(flows: Mapping[int, Flow], capacity: Mapping[int, int] |
     caps = sorted((cap, flow) for flow, (_, cap) in flows.items())
     rates: dict[int, int] = {}
     while len(rates) < len(flows):
-        level, link = min(((left[k] // sum(held.values()), k) for k, held in on_link.items() if held), default=(-1, -1))
+        levels = {k: left[k] // sum(held.values()) for k, held in on_link.items() if held}
+        level = min(levels.values(), default=-1)
         cap = next(c for c, flow in caps if flow not in rates)
-        frozen = [flow for c, flow in caps if c == cap and flow not in rates] if level < 0 or cap <= level else sorted(on_link[link])
-        rate = cap if level < 0 or cap <= level else level
+        if level < 0 or cap <= level:
+            rate, frozen = cap, [flow for c, flow in caps if c == cap and flow not in rates]
+        else:  # all links of this level at once: one after another, the units lost in rounding would make equal links unequal
+            rate, frozen = level, sorted({flow for k, at in levels.items() if at == level for flow in on_link[k]})
         for flow in frozen:
             rates[flow] = rate
             for k, members in flows[flow][0].items():

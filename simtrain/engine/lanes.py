@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from simtrain.graph.template import LINK_CLASSES
+
+
+def lanes_of(rank: int, classes: int) -> list[int]:
+    """Return the lanes of a rank's link classes.
+
+    A lane is one rank's share of a link, not the link: the rate of a transfer is that of a share already, and ranks
+    that share a NIC would otherwise be charged for it twice (and only where they are unfolded).
+    """
+    return [rank * len(LINK_CLASSES) + i for i, c in enumerate(LINK_CLASSES) if classes & int(c)]
+
 
 class Lanes:
     """Grants a unit all its links at once, in order of request; nothing is held while waiting.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simtrain.engine.trace import Trace
-from simtrain.graph.graph import Ints
-from simtrain.graph.template import LINK_CLASSES, Kind
+from simtrain.graph.graph import Floats, Ints
+from simtrain.graph.template import COMMUNICATION, LINK_CLASSES, Kind
 
 AXES = ("tp", "cp", "ep", "pp", "dp")
 """Order in which overlapping exposed communications are charged: the innermost axis first."""
@@ -49,7 +50,15 @@ def axis_label(axis: str) -> str:
     return "dp" if "dp" in parts else parts[-1]
 
 
-def measure_ranks(trace: Trace, inside: Mapping[int, Busy] | None = None) -> list[Busy]:
+@dataclass
+class Inside:
+    """What happens inside a composite: its own replay, from time 0, and the budget of that."""
+
+    trace: Trace
+    busy: Busy
+
+
+def measure_ranks(trace: Trace, inside: Mapping[int, Inside] | None = None) -> list[Busy]:
     """Return the time budget of each represented rank.
 
     Parameters
@@ -57,54 +66,81 @@ def measure_ranks(trace: Trace, inside: Mapping[int, Busy] | None = None) -> lis
     trace
         What happened.
     inside
-        Budget of each composite, by ``id`` of its template.
+        Inside of each composite, by ``id`` of its template.
     """
     g, table = trace.graph, trace.graph.table
     template_of = np.repeat(np.arange(len(table.templates)), [len(t.ops) for t in table.templates])
     return [_measure_rank(trace, np.flatnonzero(g.rank == rank), template_of, inside or {}) for rank in range(len(g.ranks))]
 
 
-def _measure_rank(trace: Trace, rows: Ints, template_of: Ints, inside: Mapping[int, Busy]) -> Busy:
+def _measure_rank(trace: Trace, rows: Ints, template_of: Ints, inside: Mapping[int, Inside]) -> Busy:
     g, table = trace.graph, trace.graph.table
     kinds = table.kind[g.op[rows]]
+    plain, composites = rows[kinds != Kind.COMPOSITE], rows[kinds == Kind.COMPOSITE]
+    intervals = _intervals(trace, plain)
+    touched = overlaps(trace.start[composites], trace.end[composites], intervals[0], intervals[1])
+    parts = [intervals]
+    busy = _totals(trace, plain)
+    for is_touched in (False, True):
+        chosen = composites[touched == is_touched]
+        for index, count in zip(*np.unique(template_of[g.op[chosen]], return_counts=True), strict=True):
+            within = inside[id(table.templates[index])]
+            if is_touched:  # something else runs at the same time, so time is charged below, operation by operation
+                own = _intervals(within.trace, np.arange(len(within.trace.graph)))
+                starts = trace.start[chosen[template_of[g.op[chosen]] == index]]
+                parts.append((np.add.outer(starts, own[0]).ravel(), np.add.outer(starts, own[1]).ravel(), np.tile(own[2], int(count))))
+            busy.add(replace(within.busy, compute=0.0, exposed={}) if is_touched else within.busy, float(count))
+    covered = _sweep(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    busy.compute += covered[0]
+    for axis, value in zip(AXES, covered[1:], strict=True):
+        if value > 0:
+            busy.exposed[axis] = busy.exposed.get(axis, 0.0) + value
+    return busy
+
+
+def _totals(trace: Trace, rows: Ints) -> Busy:
+    """Return what adds up whatever runs at the same time: work, bytes, communication times."""
+    g, table = trace.graph, trace.graph.table
     busy = Busy(flops=float(table.flops[g.op[rows]].sum()))
-    is_compute = (kinds == Kind.COMPUTE) | (kinds == Kind.COMPOSITE)
-    is_comm = np.isin(kinds, (Kind.COLLECTIVE, Kind.SEND, Kind.RECV))
-    axes = np.array([AXES.index(axis_label(op.axis)) if op.axis else -1 for op in table.ops])[g.op[rows]]
-    covered = _sweep(trace, rows, is_compute, is_comm, axes)
-    busy.compute = covered[0]
-    busy.exposed = {axis: value for axis, value in zip(AXES, covered[1:], strict=True) if value > 0}
+    moving = rows[np.isin(table.kind[g.op[rows]], COMMUNICATION)]
+    labels = np.array([AXES.index(axis_label(op.axis)) if op.axis else -1 for op in table.ops], np.int64)[g.op[moving]]
     for i, axis in enumerate(AXES):
-        mine = rows[is_comm & (axes == i)]
+        mine = moving[labels == i]
         if len(mine):
             busy.communication[axis] = float((trace.end[mine] - trace.start[mine]).sum())
             busy.sent[axis] = float(sum(table.ops[o].payload for o in g.op[mine].tolist()))
     for link in LINK_CLASSES:
-        loads = rows[is_comm & ((table.links[g.op[rows]] & int(link)) != 0)]
-        busy.link_bytes[int(link)] = float(table.nbytes[g.op[loads]].sum())
-    _add_composites(trace, busy, rows[kinds == Kind.COMPOSITE], template_of, inside)
+        busy.link_bytes[int(link)] = float(table.nbytes[g.op[moving[(table.links[g.op[moving]] & int(link)) != 0]]].sum())
     return busy
 
 
-def _add_composites(trace: Trace, busy: Busy, rows: Ints, template_of: Ints, inside: Mapping[int, Busy]) -> None:
-    """Replace the time of composites by what happens inside them."""
+def _intervals(trace: Trace, rows: Ints) -> tuple[Floats, Floats, Ints]:
+    """Return start, end and category of compute (-1) and communication (its axis); rows that occupy neither are left out."""
     g, table = trace.graph, trace.graph.table
-    busy.compute -= float((trace.end[rows] - trace.start[rows]).sum())
-    busy.flops -= float(table.flops[g.op[rows]].sum())
-    for index, count in zip(*np.unique(template_of[g.op[rows]], return_counts=True), strict=True):
-        busy.add(inside[id(table.templates[index])], float(count))
+    kinds = table.kind[g.op[rows]]
+    category = np.array([AXES.index(axis_label(op.axis)) if op.axis else -1 for op in table.ops], np.int64)[g.op[rows]]
+    category = np.where(kinds == Kind.COMPUTE, -1, category)
+    chosen = (kinds == Kind.COMPUTE) | np.isin(kinds, COMMUNICATION)
+    return trace.start[rows[chosen]], trace.end[rows[chosen]], category[chosen]
 
 
-def _sweep(trace: Trace, rows: Ints, is_compute: np.ndarray, is_comm: np.ndarray, axes: np.ndarray) -> list[float]:
+def overlaps(start: Floats, end: Floats, other_start: Floats, other_end: Floats) -> NDArray[np.bool_]:
+    """For each interval, whether it overlaps one of the others for more than an instant."""
+    if not len(other_start):
+        return np.zeros(len(start), np.bool_)
+    order = np.argsort(other_start, kind="stable")
+    latest = np.maximum.accumulate(other_end[order])
+    before = np.searchsorted(other_start[order], end, side="left")
+    return (before > 0) & (latest[np.maximum(before, 1) - 1] > start)
+
+
+def _sweep(start: Floats, end: Floats, category: Ints) -> list[float]:
     """Return the time with compute, then per axis the time with its communication and neither compute nor an axis before it."""
-    chosen = rows[is_compute | is_comm]
-    times = np.concatenate([trace.start[chosen], trace.end[chosen]])
-    edges, place = np.unique(times, return_inverse=True)
+    edges, place = np.unique(np.concatenate([start, end]), return_inverse=True)
     width = np.diff(edges)
-    half = len(chosen)
+    half = len(start)
     claimed = np.zeros(max(len(edges) - 1, 0), np.bool_)
     totals: list[float] = []
-    category = np.where(is_compute, -1, axes)[is_compute | is_comm]
     for wanted in range(-1, len(AXES)):
         depth = np.zeros(len(edges), np.int64)
         mine = category == wanted

@@ -16,13 +16,13 @@ import simpy
 from simpy.events import NORMAL
 
 from simtrain.engine.fairshare import RATE_UNIT, FairShare, to_rate
-from simtrain.engine.lanes import Lanes
+from simtrain.engine.lanes import Lanes, lanes_of
 from simtrain.engine.links import LinkTable, link_table
 from simtrain.engine.trace import Trace
 from simtrain.errors import SimtrainError
 from simtrain.graph.graph import Graph
 from simtrain.graph.grid import ceil_grid
-from simtrain.graph.template import Kind
+from simtrain.graph.template import LINK_CLASSES, Kind
 from simtrain.hardware import Cluster
 
 Fidelity = Literal["analytic", "fair"]
@@ -39,7 +39,8 @@ def replay(graph: Graph, cluster: Cluster, *, fidelity: Fidelity = "fair", slowd
     cluster
         Gives the capacities of links.
     fidelity
-        ``fair``: transfers share links max-min fairly. ``analytic``: a transfer holds its links alone, in order of readiness.
+        ``fair``: transfers share links max-min fairly. ``analytic``: a transfer holds its ranks' shares of
+        the links alone, in order of readiness.
     slowdown
         Share of compute rate lost on a rank while a collective holds its SMs.
 
@@ -69,7 +70,7 @@ class _Replay:
         self.anchor: dict[int, float] = {}
         self.rate: dict[int, float] = {}
         self.network = FairShare(links.capacity)
-        self.lanes = Lanes(len(links.capacity))
+        self.lanes = Lanes(len(graph.ranks) * len(LINK_CLASSES))
         self.moving: set[int] = set()
         self.computing: list[set[int]] = [set() for _ in graph.ranks]
         self.holding = [0] * len(graph.ranks)
@@ -216,7 +217,7 @@ class _Replay:
         for member in rows:
             self.last[member] = row
         if self.fidelity == "analytic" and self.nbytes[rows[0]]:
-            self.lanes.request(rows[0], [k for r in rows for k in self.links.of(self.rank[r], self.uses[r])])
+            self.lanes.request(rows[0], [k for r in rows for k in lanes_of(self.rank[r], self.uses[r])])
         else:
             self._start_unit(rows[0])
 
@@ -242,8 +243,9 @@ class _Replay:
         now = self.env.now
         self.left[unit] -= self.rate[unit] * (now - self.anchor[unit])
         self.anchor[unit], self.rate[unit] = now, rate
-        eta = now if self.left[unit] <= 0 else ceil_grid(now + self.left[unit] / rate)
-        self._complete_at(unit, max(eta, now))
+        # The duration is rounded, not the end: now + left / rate would round differently at another start, and then
+        # composite and expanded templates would differ by a tick.
+        self._complete_at(unit, now if self.left[unit] <= 0 else now + ceil_grid(self.left[unit] / rate))
 
     def _slow_compute(self, rank: int) -> None:
         is_held = self.holding[rank] > 0

@@ -39,7 +39,10 @@ class OpTable:
 
 @dataclass
 class Graph:
-    """Rows (one rank's part of one operation) in time-major order: position in the rank's program, then rank.
+    """Rows (one rank's part of one operation) in time-major order: instruction of the program, operation of its template, rank.
+
+    The order decides ties. It must therefore be the same whether instructions elsewhere are stamped as composites or not, and
+    whether ranks are folded or not.
 
     Parameters
     ----------
@@ -168,7 +171,7 @@ def _write_class(cls: RankClass, interner: _Interner, stand_in: Mapping[int, Tem
         if instruction.leaves is not None:
             asides[instruction.leaves] = [(base + i, template.ops[i].stream) for i in template.left_open]
         if instruction.key is None:
-            frontier = exits
+            frontier = exits or frontier
         else:
             asides[instruction.key] = exits
     return rows
@@ -216,7 +219,8 @@ class _Folded:
 
     op: Ints
     cls: Ints
-    position: Ints
+    local: Ints
+    """Place of the operation in its template."""
     group: Ints
     num_groups: int
     dep_from: Ints
@@ -228,7 +232,7 @@ class _Folded:
 def _stamp_classes(step: Step, written: list[_ClassRows], table: OpTable) -> _Folded:
     lengths = np.array([len(t.ops) for t in table.templates], np.int64)
     inner = [np.array([(d, i) for i, op in enumerate(t.ops) for d in op.deps], np.int64).reshape(-1, 2) for t in table.templates]
-    parts: dict[str, list[Ints]] = {name: [] for name in ("op", "cls", "position", "microbatch", "instance", "from", "to")}
+    parts: dict[str, list[Ints]] = {name: [] for name in ("op", "cls", "local", "microbatch", "instance", "from", "to")}
     messages: dict[Hashable, list[int]] = {}
     offset = 0
     for number, rows in enumerate(written):
@@ -238,7 +242,7 @@ def _stamp_classes(step: Step, written: list[_ClassRows], table: OpTable) -> _Fo
         local = np.arange(rows.count, dtype=np.int64) - np.repeat(base, count)
         parts["op"].append(np.repeat(table.start[index], count) + local)
         parts["cls"].append(np.full(rows.count, number, np.int64))
-        parts["position"].append(np.arange(rows.count, dtype=np.int64))
+        parts["local"].append(local)
         parts["microbatch"].append(np.repeat(np.array(rows.microbatch, np.int64), count))
         parts["instance"].append(np.repeat(np.array(rows.instance, np.int64), count))
         outer = np.array(rows.deps, np.int64).reshape(-1, 2)
@@ -252,7 +256,7 @@ def _stamp_classes(step: Step, written: list[_ClassRows], table: OpTable) -> _Fo
     columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     group, num_groups = _groups(columns["op"], table, messages)
     return _Folded(
-        columns["op"], columns["cls"], columns["position"], group, num_groups, columns["from"], columns["to"], columns["microbatch"], columns["instance"]
+        columns["op"], columns["cls"], columns["local"], group, num_groups, columns["from"], columns["to"], columns["microbatch"], columns["instance"]
     )
 
 
@@ -280,7 +284,7 @@ def _copy_to_ranks(step: Step, table: OpTable, f: _Folded, axes: list[str]) -> G
     tile = np.tile(np.arange(n, dtype=np.int64), num)
     group = np.where(f.group[tile] >= 0, f.group[tile] * num + first_copy[f.op[tile], copy], -1)
     rank = f.cls[tile] * num + copy
-    order = np.lexsort((rank, f.position[tile]))
+    order = np.lexsort((rank, f.local[tile], f.instance[tile]))
     place = np.empty(n * num, np.int64)
     place[order] = np.arange(n * num)
     shift = np.repeat(np.arange(num, dtype=np.int64) * n, len(f.dep_from))

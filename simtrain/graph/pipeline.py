@@ -74,11 +74,12 @@ def stage_program(stage: Stage, before: Callable[[Task], list[Instruction]], aft
 
 
 def _units(stage: Stage) -> list[list[Task]]:
-    """Group tasks between which nothing is exchanged."""
-    if stage.chunks == 1:
+    """Group tasks between which nothing is exchanged: the pairs of the interleaved schedule's steady state."""
+    warmup = next((i for i, t in enumerate(stage.order) if not t.is_forward), len(stage.order)) - 1
+    has_steady_state = any(t.is_forward for t in stage.order[warmup + 1 :])
+    if stage.chunks == 1 or not has_steady_state:
         return [[task] for task in stage.order]
     units: list[list[Task]] = []
-    warmup = next((i for i, t in enumerate(stage.order) if not t.is_forward), len(stage.order)) - 1
     for i, task in enumerate(stage.order):
         previous = stage.order[i - 1] if i else task
         if i > warmup and not task.is_forward and previous.is_forward:

@@ -46,17 +46,21 @@ def interleaved(stage: int, stages: int, chunks: int, num_microbatches: int) -> 
     """Interleaved 1F1B with ``v`` chunks per stage. [1]_
 
     The ``k``-th forward is of chunk ``(k // p) % v`` and microbatch ``(k // (p v)) p + k % p``; backwards mirror
-    the chunk; ``2 (p - s - 1) + (v - 1) p`` forwards warm up.
+    the chunk; ``2 (p - s - 1) + (v - 1) p`` forwards warm up. With as many microbatches as stages all forwards run
+    before all backwards, as in [2]_: with blocking exchanges the pairs of the steady state would wait on each other.
 
     Raises
     ------
     InputError
-        If the microbatches are not a multiple of the stages, as the schedule needs.
+        If there is only one chunk, or the microbatches are not a multiple of the stages, as the schedule needs.
 
     References
     ----------
     .. [1] Narayanan et al., Megatron-LM, SC'21, section 2.2.2.
+    .. [2] Megatron-LM, ``forward_backward_pipelining_with_interleaving`` in core/pipeline_parallel/schedules.py (recalled).
     """
+    if chunks < 2:
+        raise InputError(f"schedule=interleaved needs vpp of at least 2 (got vpp={chunks}); use schedule=1f1b, or auto")
     if num_microbatches % stages:
         raise InputError(
             f"interleaved schedule: {num_microbatches} microbatches are not a multiple of pp={stages}; "
@@ -68,7 +72,8 @@ def interleaved(stage: int, stages: int, chunks: int, num_microbatches: int) -> 
         chunk, microbatch = (k // stages) % chunks, (k // (stages * chunks)) * stages + k % stages
         forwards.append(Task(True, chunk, microbatch))
         backwards.append(Task(False, chunks - 1 - chunk, microbatch))
-    warmup = min(2 * (stages - stage - 1) + (chunks - 1) * stages, len(forwards))
+    is_all_warmup = num_microbatches == stages
+    warmup = len(forwards) if is_all_warmup else min(2 * (stages - stage - 1) + (chunks - 1) * stages, len(forwards))
     return _steady(forwards, backwards, warmup)
 
 

@@ -13,12 +13,17 @@ from simtrain.systems.base import Claim, System
 from simtrain.units import UNITS
 
 _TITLES = {
-    "step_time": "step time", "tokens_per_s": "tokens/s", "tokens_per_s_per_gpu": "tokens/s per GPU", "tflops_per_gpu": "FLOP/s per GPU", "mfu": "MFU",
+    "step_time": "step time", "tokens_per_s": "throughput", "tokens_per_s_per_gpu": "throughput per GPU", "tflops_per_gpu": "FLOP/s per GPU", "mfu": "MFU",
     "mfu_causal": "MFU, causal", "hfu": "HFU", "bubble_fraction": "bubble", "exposed_comm": "exposed comm.", "peak_memory": "peak memory", "num_gpus": "GPUs",
     "usd_per_step": "price of a step", "compute": "compute",
 }  # fmt: skip
+CATEGORY_NAMES = {
+    "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
+    "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle",
+}  # fmt: skip
+"""Names of what a rank does, see :data:`simtrain.report.timeline.CATEGORIES`; ``compute`` is all of it together."""
+
 _PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction"}
-_SMALLER_IS_BETTER = {"step_time", "exposed_comm", "bubble_fraction", "peak_memory", "usd_per_step"}
 
 
 class Scale(NamedTuple):
@@ -56,11 +61,6 @@ def metric_title(metric: str) -> str:
     return _TITLES.get(metric, metric.replace("_", " "))
 
 
-def is_smaller_better(metric: str) -> bool:
-    """Whether an improvement lowers the metric."""
-    return metric.partition(".")[0] in _SMALLER_IS_BETTER
-
-
 def scale(metric: str, values: Iterable[float]) -> Scale:
     """Choose the unit for all values of a metric, so that the largest has one to four digits before the point.
 
@@ -83,7 +83,7 @@ def scale(metric: str, values: Iterable[float]) -> Scale:
 
 def _prefixed(largest: float, unit: str) -> tuple[float, str]:
     if unit == "s":
-        size, name = next(((UNITS["time"][u], u) for u in ("s", "ms", "us") if largest >= UNITS["time"][u]), (1e-9, "ns"))
+        size, name = next(((UNITS["time"][u], u) for u in ("s", "ms", "us") if largest >= UNITS["time"][u] or not largest), (1e-9, "ns"))
         return size, name
     if unit in ("B", "tokens/s"):
         steps = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -137,14 +137,40 @@ def claims_of(comparison: Comparison) -> dict[tuple[str, str], Claim]:
 def source_of(comparison: Comparison) -> str:
     """Return where the published values come from, such as ``MegaScale (NSDI'24), Table 2``; empty without any."""
     keys = set(claims_of(comparison))
-    sources: dict[str, None] = {}
+    places: dict[str, dict[str, None]] = {}
     for row in comparison.rows:
         cls = type(row.result.scenario.system) if row.result is not None else System
         for claim in cls.claims:
             if (claim.case.name, claim.metric) in keys:
-                place = re.sub(r"^\[\d+\]\s*", "", claim.source)
-                sources[f"{cls.title or cls.__name__}, {place}"] = None
-    return "; ".join(sources)
+                places.setdefault(cls.title or cls.__name__, {})[re.sub(r"^\[\d+\]\s*", "", claim.source)] = None
+    return "; ".join(", ".join([paper, *found]) for paper, found in places.items())
+
+
+def infeasible_mark(row: Row) -> str:
+    """Return a word for the place of a number that there is none for."""
+    return "OOM" if "out of memory" in row.infeasible else "n/a"
+
+
+def published_value(row: Row, metric: str) -> float | None:
+    """Return a published value; None where there is none, or where the paper prints no number."""
+    value = row.published.get(metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def is_published_oom(row: Row, metric: str) -> bool:
+    """Whether the paper prints out of memory in the place of a value, which claims hold as infinity."""
+    return math.isinf(row.published.get(metric, 0.0))
+
+
+def error_of(row: Row, metric: str) -> float | None:
+    """Return predicted over published minus one; None where one of them is no number."""
+    return row.error(metric) if published_value(row, metric) is not None else None
+
+
+def mean_absolute_error(comparison: Comparison, metric: str) -> tuple[float, int] | None:
+    """Return the mean of the absolute errors of a metric, and of how many; None without any."""
+    errors = [abs(error) for row in comparison.rows if (error := error_of(row, metric)) is not None]
+    return (sum(errors) / len(errors), len(errors)) if errors else None
 
 
 class Cases(NamedTuple):

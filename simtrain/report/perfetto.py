@@ -10,7 +10,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TextIO
 
@@ -44,11 +45,16 @@ def write_trace(execution: Execution, path: str) -> None:
         file.write("\n]}\n")
 
 
-def _open(path: str) -> TextIO:
+@contextmanager
+def _open(path: str) -> Generator[TextIO]:
     if not path.endswith(".gz"):
-        return open(path, "w", encoding="utf-8", newline="\n")
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        return
     # Neither name nor time in the header: equal traces make equal files.
-    return io.TextIOWrapper(gzip.GzipFile(path, "wb", compresslevel=6, mtime=0), encoding="utf-8", newline="\n")
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+        with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
+            yield file
 
 
 def _stream(file: TextIO, events: Iterator[str]) -> None:

@@ -9,9 +9,23 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simtrain.engine.metrics import AXES
 from simtrain.report import style
-from simtrain.report.labels import Scale, claims_of, metric_title, scale, signed_percent, source_of, system_titles, tell_apart
+from simtrain.report.labels import (
+    CATEGORY_NAMES,
+    Scale,
+    claims_of,
+    error_of,
+    infeasible_mark,
+    is_published_oom,
+    metric_title,
+    published_value,
+    scale,
+    signed_percent,
+    source_of,
+    system_titles,
+    tell_apart,
+)  # fmt: skip
+from simtrain.report.timeline import CATEGORIES, COMPUTE, budget, expand
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 from simtrain.systems.base import Claim
@@ -29,6 +43,8 @@ _HEADER, _PANEL, _TICKS = 0.72, 2.8, 0.38
 """Heights of the parts of a picture; ``_TICKS`` without the lines of text below the axis. [in]"""
 _LINE = 0.15
 """Height of a line of small text. [in]"""
+_MISSING = 0.2
+"""Height of the mark of a system that cannot run, of the panel's."""
 _WIDEST = 11.5
 """Panels that would make a picture wider go into the next row. [in]"""
 
@@ -99,17 +115,23 @@ class _Grid:
     @property
     def width(self) -> float:
         """Of one panel. [in]"""
-        return max(2.9, len(self.cases) * (len(self.systems) * _BAR + 0.22))
+        return max(3.3, len(self.cases) * (len(self.systems) * _BAR + 0.22))
 
     @property
     def lines(self) -> int:
-        """Lines of text below a panel: the set-up or the names of the systems, and the speed-up."""
-        return 4 if len(self.cases) == 1 else max(len(lines) for lines in self.ticks.values()) + 2
+        """Lines of text below a panel: the set-up, or the names of the systems."""
+        if self.has_many_cases:
+            return max(len(lines) for lines in self.ticks.values())
+        return max(len(_wrapped(title)) for title in self.titles.values())
 
     @property
     def has_many_cases(self) -> bool:
         """Whether groups of bars are told apart by their set-up; otherwise the bars carry the names of the systems."""
         return len(self.cases) > 1
+
+
+def _wrapped(title: str) -> list[str]:
+    return textwrap.wrap(title, 13)
 
 
 def draw_comparison(comparison: Comparison) -> Figure:
@@ -121,8 +143,10 @@ def draw_comparison(comparison: Comparison) -> Figure:
         _metric_panel(ax, grid, metric)
     if len(grid.systems) == 2:
         _speedups(axes[0], grid, comparison)
-    _breakdown_panel(axes[-1], grid)
-    _systems_legend(axes[0], grid, is_published=bool(comparison.published_metrics))
+    lines = [0] * len(axes)
+    lines[-1] = _breakdown_panel(axes[-1], grid)
+    lines[0] = _systems_legend(axes[0], grid, is_published=bool(comparison.published_metrics))
+    style.raise_titles(axes, lines)
     names = [grid.titles[name] for name in grid.systems]
     published = source_of(comparison)
     style.header(
@@ -140,28 +164,29 @@ def _panels(grid: _Grid, count: int) -> tuple[Figure, list[Axes]]:
     across = min(count, fit)
     down = -(-count // across)
     inner = across * (grid.width + _GAP) - _GAP
-    level = style.LEGEND + _PANEL + _TICKS + grid.lines * _LINE
-    width, height = _LEFT + inner + _RIGHT, _HEADER + down * level
+    below = _TICKS + grid.lines * _LINE
+    speedups = 2 * _LINE if len(grid.systems) == 2 else 0.0
+    width, height = _LEFT + inner + _RIGHT, _HEADER + down * (style.LEGEND + _PANEL + below) + speedups
     figure = Figure(figsize=(width, height))
     axes: list[Axes] = []
     for i in range(count):
         row, column = divmod(i, across)
         in_row = min(across, count - row * across)
         own = (inner + _GAP) / in_row - _GAP
-        x, y = _LEFT + column * (own + _GAP), height - _HEADER - row * level - style.LEGEND - _PANEL
+        x, y = _LEFT + column * (own + _GAP), height - _HEADER - (row + 1) * (style.LEGEND + _PANEL) - row * below - (speedups if row else 0.0)
         axes.append(figure.add_axes((x / width, y / height, own / width, _PANEL / height)))
     return figure, axes
 
 
 def _prepare(ax: Axes, grid: _Grid, title: str, unit: str) -> None:
-    ax.set_title(f"{title[:1].upper()}{title[1:]}" + (f" [{unit}]" if unit else ""), y=1 + style.TITLE / _PANEL, pad=0)
+    ax.set_title(f"{title[:1].upper()}{title[1:]}" + (f" [{unit}]" if unit else ""))
     ax.set_xlim(-0.55, len(grid.cases) - 0.45)
     ax.grid(axis="y")
     ax.tick_params(axis="both", length=0)
     if grid.has_many_cases:
         ax.set_xticks(range(len(grid.cases)), ["\n".join(grid.ticks[case]) for case in grid.cases])
     else:
-        ax.set_xticks([grid.place(grid.cases[0], s) for s in grid.systems], ["\n".join(textwrap.wrap(grid.titles[s], 13)) for s in grid.systems])
+        ax.set_xticks([grid.place(grid.cases[0], s) for s in grid.systems], ["\n".join(_wrapped(grid.titles[s])) for s in grid.systems])
     ax.tick_params(axis="both", labelsize=8.5)
     ax.tick_params(axis="x", pad=7)
 
@@ -169,7 +194,7 @@ def _prepare(ax: Axes, grid: _Grid, title: str, unit: str) -> None:
 def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
     """Draw predicted bars, hollow marks where a value is published, and the error above."""
     values = [row.result.metrics[metric] for row in grid.rows.values() if row.result is not None and metric in row.result.metrics]
-    published = [row.published[metric] for row in grid.rows.values() if metric in row.published]
+    published = [value for row in grid.rows.values() if (value := published_value(row, metric)) is not None]
     unit = scale(metric, [*values, *published])
     _prepare(ax, grid, metric_title(metric), unit.unit)
     top = max([*values, *published, 0.0]) / unit.size or 1.0
@@ -177,7 +202,7 @@ def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
     for (case, system), row in grid.rows.items():
         x = grid.place(case, system)
         if row.result is None:
-            _out_of_memory(ax, x, grid.bar, top)
+            _cannot_run(ax, x, grid.bar, infeasible_mark(row))
         elif metric in row.result.metrics:
             ax.bar(x, row.result.metrics[metric] / unit.size, grid.bar * 0.9, color=grid.colours[system], linewidth=0)
         _value_label(ax, grid, row, metric, unit)
@@ -187,13 +212,13 @@ def _value_label(ax: Axes, grid: _Grid, row: Row, metric: str, unit: Scale) -> N
     """Mark the published value and write the error above both; without one, write the predicted value."""
     x = grid.place(row.case, row.system)
     predicted = row.result.metrics.get(metric) if row.result is not None else None
-    published, error = row.published.get(metric), row.error(metric)
+    published, error = published_value(row, metric), error_of(row, metric)
     if published is not None:
         ax.plot(x, published / unit.size, "D", ms=6.5, mfc=style.PAPER, mec=style.INK, mew=1.3, clip_on=False, zorder=4)
-    if predicted is None:
+    if predicted is None and not is_published_oom(row, metric):
         return
-    text = signed_percent(error) if error is not None else unit.number(predicted)
-    y = max(predicted, published or 0.0) / unit.size
+    text = "paper:\nOOM" if is_published_oom(row, metric) else signed_percent(error) if error is not None else unit.number(predicted or 0.0)
+    y = max(predicted or 0.0, published or 0.0) / unit.size if predicted is not None else _MISSING * ax.get_ylim()[1]
     has_room = grid.width / len(grid.cases) * grid.bar > 0.36
     claim = grid.claims.get((row.case, metric))
     is_missed = error is not None and claim is not None and abs(error) > claim.tolerance
@@ -203,9 +228,10 @@ def _value_label(ax: Axes, grid: _Grid, row: Row, metric: str, unit: Scale) -> N
     )  # fmt: skip
 
 
-def _out_of_memory(ax: Axes, x: float, bar: float, top: float) -> None:
-    ax.bar(x, top * 0.24, bar * 0.9, facecolor=style.PAPER, edgecolor=style.ALARM, hatch="////", linewidth=0.8, linestyle=(0, (3, 2)), alpha=0.55)
-    ax.text(x, top * 0.12, "OOM", ha="center", va="center", fontsize=8, fontweight="bold", color=style.ALARM, bbox={"fc": style.PAPER, "ec": "none", "pad": 1.5})
+def _cannot_run(ax: Axes, x: float, bar: float, why: str) -> None:
+    height = _MISSING * ax.get_ylim()[1]
+    ax.bar(x, height, bar * 0.9, facecolor=style.PAPER, edgecolor=style.ALARM, hatch="////", linewidth=0.8, linestyle=(0, (3, 2)), alpha=0.55)
+    ax.text(x, height / 2, why, ha="center", va="center", fontsize=8, fontweight="bold", color=style.ALARM, bbox={"fc": style.PAPER, "ec": "none", "pad": 1.5})
 
 
 def _speedups(ax: Axes, grid: _Grid, comparison: Comparison) -> None:
@@ -215,13 +241,12 @@ def _speedups(ax: Axes, grid: _Grid, comparison: Comparison) -> None:
         if predicted is None:
             continue
         text = f"speed-up {predicted:.2f}x" + (f"\npaper {published:.2f}x" if published is not None else "")
-        lines = max(len(lines) for lines in grid.ticks.values()) if grid.has_many_cases else 2
-        y = -(0.18 + lines * _LINE) / _PANEL
+        y = -(0.17 + grid.lines * _LINE) / _PANEL
         ax.text(i, y, text, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=8, color=style.QUIET, linespacing=1.3)
 
 
-def _breakdown_panel(ax: Axes, grid: _Grid) -> None:
-    """Stack compute, exposed communication and bubble; with several cases, in parts of the baseline's step."""
+def _breakdown_panel(ax: Axes, grid: _Grid) -> int:
+    """Stack compute, exposed communication and bubble; with several cases, in parts of the baseline's step. Return the lines of the legend."""
     results = {key: row.result for key, row in grid.rows.items() if row.result is not None}
     seconds = scale("step_time", [r.metrics["step_time"] for r in results.values()])
     whole = _references(grid) if grid.has_many_cases else dict.fromkeys(grid.cases, seconds.size)
@@ -236,15 +261,16 @@ def _breakdown_panel(ax: Axes, grid: _Grid) -> None:
         x = grid.place(case, system)
         ax.bar(x, -0.026 * top, grid.bar * 0.9, color=grid.colours[system], clip_on=False, linewidth=0)
         if row.result is None:
-            _out_of_memory(ax, x, grid.bar, top)
+            _cannot_run(ax, x, grid.bar, infeasible_mark(row))
             continue
-        _stack(ax, x, grid.bar * 0.9, {name: s / whole[case] for name, s in shares_of(row.result).items()}, unit, top)
-        used |= {name: None for name, s in shares_of(row.result).items() if s}
+        shares = {name: s / whole[case] for name, s in _shares(row.result).items() if s > 5e-4 * row.result.metrics["step_time"]}
+        _stack(ax, x, grid.bar * 0.9, shares, unit, top)
+        used |= dict.fromkeys(shares)
         ax.annotate(
             seconds.text(row.result.metrics["step_time"]), (x, heights[case, system]), (0, 3), textcoords="offset points", ha="center", va="bottom",
             fontsize=7.5, color=style.QUIET,
         )  # fmt: skip
-    style.legend(ax, [style.patch(style.CATEGORIES[c], style.NAMES[c]) for c in ("compute", *AXES, "idle") if c in used])
+    return style.legend(ax, [style.patch(style.CATEGORIES[c], CATEGORY_NAMES[c]) for c in ("compute", *CATEGORIES) if c in used])
 
 
 def _references(grid: _Grid) -> dict[str, float]:
@@ -264,29 +290,27 @@ def _reference_title(grid: _Grid) -> str:
     return grid.titles[names.pop()] if len(names) == 1 and runs else ""
 
 
-def shares_of(result: Result) -> dict[str, float]:
-    """Return compute, exposed communication by axis, and the rest of the step. [s]"""
-    m = result.metrics
-    parts = {"compute": m["compute"], **{axis: m.get(f"exposed_comm.{axis}", 0.0) for axis in AXES}}
-    return {**parts, "idle": max(0.0, m["step_time"] - sum(parts.values()))}
+def _shares(result: Result) -> dict[str, float]:
+    """Return compute, exposed communication by axis, host, and the rest of the step. [s]"""
+    parts = budget(expand(result.execution))
+    compute = sum(parts.pop(name) for name in COMPUTE)
+    return {"compute": compute, **parts}
 
 
 def _stack(ax: Axes, x: float, width: float, parts: dict[str, float], unit: Scale, top: float) -> None:
     bottom = 0.0
     for category, value in parts.items():
         height = value / unit.size
-        if not height:
-            continue
         ax.bar(x, height, width, bottom=bottom, color=style.CATEGORIES[category], edgecolor=style.PAPER, linewidth=0.5)
         if height > 0.055 * top:
             ax.text(x, bottom + height / 2, unit.number(value), ha="center", va="center", fontsize=7.5, color=style.ink_on(category))
         bottom += height
 
 
-def _systems_legend(ax: Axes, grid: _Grid, *, is_published: bool) -> None:
+def _systems_legend(ax: Axes, grid: _Grid, *, is_published: bool) -> int:
     from matplotlib.lines import Line2D
 
     handles: list[Patch | Line2D] = [style.patch(grid.colours[s], grid.titles[s]) for s in grid.systems]
     if is_published:
         handles.append(Line2D([], [], marker="D", ms=5.5, mfc=style.PAPER, mec=style.INK, mew=1.2, ls="none", label="published"))
-    style.legend(ax, handles)
+    return style.legend(ax, handles)

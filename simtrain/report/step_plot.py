@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from simtrain.engine.metrics import AXES
 from simtrain.graph.graph import Floats, Graph
+from simtrain.graph.step import Do
 from simtrain.graph.template import Kind
 from simtrain.report import style
-from simtrain.report.labels import Scale, degrees, metric_title, scale, system_title
+from simtrain.report.labels import CATEGORY_NAMES, Scale, degrees, metric_title, scale, system_title
 from simtrain.report.timeline import CATEGORIES, Timeline, activity, budget, expand, rank_label, weights
 from simtrain.study.result import Result
 
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
 
 _WIDTH, _LEFT, _RIGHT = 11.5, 1.25, 0.3
 """[in]"""
-_HEADER, _TITLE, _AXIS, _BAR, _TABLE = 0.86, 0.36, 0.52, 0.34, 1.05
-"""Heights of the header with the legend, of a panel's title, of a time axis, of a bar, and of the list below a bar. [in]"""
+_HEADER, _TITLE, _AXIS, _BAR, _LINE = 0.86, 0.36, 0.52, 0.34, 0.155
+"""Heights of the header with the legend, of a panel's title, of a time axis, of a bar, and of a line of the list below a bar. [in]"""
 _SHOWN = 16
 """Stages drawn; of more, these are taken at equal distances."""
-_ZOOM = 0.15
-"""Part of the step that is shown again, wider."""
+_ZOOM, _TASKS = 0.15, 80
+"""Part of the step that is shown again, wider, and tasks of a stage that it holds at most."""
 _BINS = 1600
 """Columns of pixels."""
 _PIXELS, _STRIP, _SPACE = 30, 5, 7
 """Rows of pixels of a stage: what it does, communication in progress, and the space below."""
-_LABELLED = 0.17
+_LABELLED = 0.14
 """Width from which the number of a microbatch is written into its task. [in]"""
 
 Image = NDArray[np.uint8]
@@ -60,7 +61,9 @@ def draw_result(result: Result) -> Figure:
     timeline = expand(result.execution)
     ranks = _shown(timeline.graph)
     windows = _windows(timeline, len(ranks))
-    height = _HEADER + sum(_TITLE + w.row * len(ranks) + _AXIS for w in windows) + _TITLE + _BAR + _TABLE
+    parts = _time_parts(timeline)
+    longest = max(len(parts), len(result.memory))
+    height = _HEADER + sum(_TITLE + w.row * len(ranks) + _AXIS for w in windows) + _TITLE + _BAR + 0.3 + _LINE * -(-longest // 2)
     figure = Figure(figsize=(_WIDTH, height))
     _header(figure, result, timeline)
     top = height - _HEADER
@@ -70,7 +73,7 @@ def draw_result(result: Result) -> Figure:
         top -= _AXIS
     top -= _TITLE + _BAR
     half = (_WIDTH - 0.3 - _RIGHT - 0.5) / 2
-    _time_bar(_place(figure, 0.3, top, half, _BAR), timeline)
+    _time_bar(_place(figure, 0.3, top, half, _BAR), parts)
     _memory_bar(_place(figure, 0.8 + half, top, half, _BAR), result)
     return figure
 
@@ -90,14 +93,21 @@ def _shown(graph: Graph) -> list[int]:
 
 
 def _windows(timeline: Timeline, count: int) -> list[_Window]:
-    whole = _Window(timeline.trace.makespan, min(0.42, max(0.2, 2.4 / count)), "the whole step", is_labelled=False)
+    whole = _Window(timeline.trace.makespan, min(0.42, max(0.2, 2.4 / count)), "The whole step", is_labelled=False)
     classes = int(timeline.graph.is_representative.sum())
     if classes > count:
-        whole = whole._replace(title=f"the whole step, {count} of {classes} stages")
+        whole = whole._replace(title=f"The whole step, {count} of {classes} stages")
     if len(timeline) < 60 * len(timeline.graph.ranks):
-        return [whole._replace(row=0.42, is_labelled=True)]
-    zoom = _Window(_ZOOM * timeline.trace.makespan, min(0.5, max(0.3, 3.4 / count)), f"its first {_ZOOM:.0%}".replace("%", " %"), is_labelled=True)
+        return [whole._replace(row=0.42)]
+    share = min(_ZOOM, _TASKS / _most_tasks(timeline))
+    zoom = _Window(share * timeline.trace.makespan, min(0.5, max(0.3, 3.4 / count)), f"Its first {100 * share:.2g} %", is_labelled=True)
     return [whole, zoom]
+
+
+def _most_tasks(timeline: Timeline) -> int:
+    """Return the number of passes of a microbatch through a chunk, on the stage with the most of them."""
+    programs = [cls.program for cls in timeline.graph.step.classes]
+    return max(1, *(sum(isinstance(i, Do) and i.key is None and i.microbatch >= 0 for i in program) for program in programs))
 
 
 def _header(figure: Figure, result: Result, timeline: Timeline) -> None:
@@ -128,24 +138,17 @@ def _timeline_panel(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: 
     ax.set_xlim(0, window.end / unit.size)
     ax.set_ylim(len(ranks), 0)
     ax.spines["left"].set_visible(False)
-    ax.text(1.0, -0.27 / _inches(ax)[1], f"time [{unit.unit}]", transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=style.QUIET)
+    ax.text(1.0, -0.27 / style.inches(ax)[1], f"time [{unit.unit}]", transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=style.QUIET)
     if window.is_labelled:
-        _number_tasks(ax, timeline, ranks, window, unit.size)
-        note = "numbers: microbatch;  thin line: communication in progress, hidden or not"
-        ax.text(0.0, -0.27 / _inches(ax)[1], note, transform=ax.transAxes, ha="left", va="top", fontsize=7.5, color=style.QUIET)
+        is_numbered = _number_tasks(ax, timeline, ranks, window, unit.size)
+        note = "thin line: communication in progress, hidden or not" + (";  numbers: microbatch" if is_numbered else "")
+        ax.text(0.0, -0.27 / style.inches(ax)[1], note, transform=ax.transAxes, ha="left", va="top", fontsize=7.5, color=style.QUIET)
     else:
         _legend(ax, timeline)
 
 
-def _inches(ax: Axes) -> tuple[float, float]:
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    box, (width, height) = ax.get_position(), figure.get_size_inches()
-    return box.width * width, box.height * height
-
-
 def _legend(ax: Axes, timeline: Timeline) -> None:
-    handles = [style.patch(style.CATEGORIES[c], style.NAMES[c]) for c in _used(timeline)]
+    handles = [style.patch(style.CATEGORIES[c], CATEGORY_NAMES[c]) for c in _used(timeline)]
     ax.legend(
         handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles), fontsize=8, borderpad=0.1, borderaxespad=0.3, handlelength=0.9,
         handleheight=0.9, handletextpad=0.4, columnspacing=1.0,
@@ -176,32 +179,37 @@ def _fill(seconds: Floats, pixels: int, idle: str = style.CATEGORIES["idle"]) ->
     return palette[np.minimum(which, len(CATEGORIES) - 1)]
 
 
-def _number_tasks(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window, unit: float) -> None:
-    """Write the number of its microbatch into each task that is wide enough."""
+def _number_tasks(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window, unit: float) -> bool:
+    """Write the number of its microbatch into each task that is wide enough; tell whether any was."""
     graph, trace = timeline.graph, timeline.trace
     kinds = graph.table.kind[graph.op]
-    narrowest = _LABELLED * window.end / _inches(ax)[0]
+    narrowest = _LABELLED * window.end / style.inches(ax)[0]
     for place, rank in enumerate(ranks):
         rows = np.flatnonzero((graph.rank == rank) & (graph.microbatch >= 0) & np.isin(kinds, (Kind.COMPUTE, Kind.COMPOSITE)))
         tasks, first = np.unique(graph.instance[rows], return_index=True)
         last = np.searchsorted(graph.instance[rows], tasks, side="right") - 1
         for a, b in zip(rows[first].tolist(), rows[last].tolist(), strict=True):
-            start, end = trace.start[a], trace.end[b]
+            start, end = float(trace.start[a]), float(trace.end[b])
             if end - start < narrowest or end > window.end:
                 continue
             y = place + 0.5 * _PIXELS / (_PIXELS + _STRIP + _SPACE)
             ax.text((start + end) / 2 / unit, y, str(graph.microbatch[a]), ha="center", va="center", fontsize=6.5, color=style.PAPER)
+    return bool(ax.texts)
 
 
 # -- bars ----------------------------------------------------------------------------------------------------
 
 
-def _time_bar(ax: Axes, timeline: Timeline) -> None:
-    parts = {name: seconds for name, seconds in budget(timeline).items() if seconds > 1e-6 * timeline.trace.makespan}
-    unit = scale("step_time", [timeline.trace.makespan])
-    colours = {name: style.CATEGORIES[name] for name in parts}
-    _bar(ax, parts, colours, "where the time goes, mean over ranks", unit, {name: style.NAMES[name] for name in parts}, timeline.trace.makespan)
-    ax.set_xlim(0, timeline.trace.makespan)
+def _time_parts(timeline: Timeline) -> dict[str, float]:
+    """Return the time of each category that is large enough to be seen. [s]"""
+    return {name: seconds for name, seconds in budget(timeline).items() if seconds > 5e-4 * timeline.trace.makespan}
+
+
+def _time_bar(ax: Axes, parts: Mapping[str, float]) -> None:
+    whole = sum(parts.values())
+    unit = scale("step_time", [whole])
+    _bar(ax, parts, style.CATEGORIES, "Where the time goes, mean over ranks", unit, CATEGORY_NAMES, whole)
+    ax.set_xlim(0, whole)
 
 
 def _memory_bar(ax: Axes, result: Result) -> None:
@@ -209,8 +217,8 @@ def _memory_bar(ax: Axes, result: Result) -> None:
     colours = {part: style.MEMORY[i % len(style.MEMORY)] for i, part in enumerate(memory)}
     unit = scale("peak_memory", [capacity])._replace(decimals=1)
     total = sum(memory.values())
-    title = f"peak memory of the fullest stage: {unit.number(total)} of {unit.text(capacity)}"
-    _bar(ax, memory, colours, title, unit, {part: part for part in memory}, capacity)
+    title = f"Peak memory of the fullest stage: {unit.number(total)} of {unit.text(capacity)}"
+    _bar(ax, memory, colours, title, unit, dict(zip(memory, memory, strict=True)), capacity)
     ax.set_xlim(0, max(capacity, total))
     ax.axvspan(0, capacity, facecolor="none", edgecolor="#B8C0C9", linewidth=0.8, clip_on=False)
 

@@ -12,7 +12,7 @@ References
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,12 +43,6 @@ CATEGORIES = {
 }  # fmt: skip
 """Colours of what a rank does."""
 
-NAMES = {
-    "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
-    "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle",
-}  # fmt: skip
-"""Names of what a rank does, for legends and tables."""
-
 MEMORY = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#A6845C", "#F0E442", "#999933")
 """Colours of the parts of memory, in the order of the parts."""
 
@@ -57,10 +51,10 @@ QUIET = "#66707C"
 ALARM = "#B3261E"
 PAPER = "#FFFFFF"
 
-TITLE, LEGEND = 0.40, 0.66
-"""Above a panel: where its title stands, and what title and legend take together. [in]"""
+LEGEND = 0.66
+"""Height above a panel for its title and two lines of legend. [in]"""
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER, "figure.dpi": 100, "savefig.dpi": 150,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"], "font.size": 9.5,
     "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK, "axes.titlepad": 10,
@@ -72,7 +66,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def styled() -> Generator[None]:
     """Draw and save in the house style, whatever the user's own matplotlib settings are."""
     import matplotlib
 
@@ -129,15 +123,41 @@ def patch(colour: str, label: str) -> Patch:
     return Patch(facecolor=colour, edgecolor="#B8C0C9" if colour == CATEGORIES["idle"] else "none", linewidth=0.6, label=label)
 
 
-def legend(ax: Axes, handles: Sequence[Patch | Line2D]) -> None:
-    """Put a legend between title and panel, in as many columns as fit."""
-    width = ax.get_position().width * ax.get_figure(root=True).get_figwidth()  # pyright: ignore[reportOptionalMemberAccess]
-    # At 7.5 points a letter is 0.065 in wide on average; square and gaps take 0.28 in.
-    widest = max((len(str(handle.get_label())) for handle in handles), default=1) * 0.065 + 0.28
+def legend(ax: Axes, handles: Sequence[Patch | Line2D]) -> int:
+    """Put a legend between title and panel, in as many columns as fit, and return its number of lines."""
+    columns = _columns([str(handle.get_label()) for handle in handles], inches(ax)[0])
     ax.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=max(1, min(len(handles), int(width / widest))), fontsize=7.5, borderpad=0.1,
-        borderaxespad=0.15, handlelength=0.9, handleheight=0.9, handletextpad=0.4, columnspacing=0.9, labelspacing=0.25,
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=7.5, borderpad=0.1, borderaxespad=0.15, handlelength=0.9,
+        handleheight=0.9, handletextpad=0.4, columnspacing=0.9, labelspacing=0.25,
     )  # fmt: skip
+    return -(-len(handles) // columns)
+
+
+def raise_titles(axes: Sequence[Axes], lines: Sequence[int]) -> None:
+    """Lift the titles of panels that stand beside each other over the tallest of their legends."""
+    bottoms = [round(ax.get_position().y0, 6) for ax in axes]
+    for ax, bottom in zip(axes, bottoms, strict=True):
+        tallest = max(count for count, other in zip(lines, bottoms, strict=True) if other == bottom)
+        ax.set_title(ax.get_title(loc="left"), y=1 + (0.13 + 0.145 * tallest) / inches(ax)[1], pad=0)
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Return the most columns in which labels fit into a width, filled column by column. [in]"""
+    # At 7.5 points a letter is 0.06 in wide on average; square and gaps take 0.28 in.
+    own = [len(label) * 0.06 + 0.28 for label in labels]
+    for count in range(len(own), 1, -1):
+        lines = -(-len(own) // count)
+        if sum(max(own[i : i + lines]) for i in range(0, len(own), lines)) <= width:
+            return count
+    return 1
+
+
+def inches(ax: Axes) -> tuple[float, float]:
+    """Return width and height of a panel. [in]"""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    box, (width, height) = ax.get_position(), figure.get_size_inches()
+    return box.width * width, box.height * height
 
 
 def ink_on(category: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +98,7 @@ class Timeline:
     def of_rank(self) -> list[slice]:
         """Where the operations of each represented rank lie."""
         edges = np.searchsorted(self.rank, np.arange(len(self.graph.ranks) + 1)).tolist()
-        return [slice(a, b) for a, b in zip(edges, edges[1:])]
+        return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def expand(execution: Execution) -> Timeline:

@@ -41,6 +41,9 @@ GENERATIONS = {
 TRAINING_STACK = {"A100-80GB-PCIe": "flash2", "B200-SXM": "cudnn"}
 """Kernel behind ``TE/FA`` rows (Transformer Engine): FlashAttention-2 on Ampere, cuDNN on Blackwell (recalled mechanism)."""
 
+COLUMN_MAJOR = frozenset({"azure-nd"})
+"""Sources that call cuBLASLt bare, where the first dimension is the contiguous one; rows and columns swap."""
+
 _SDP = re.compile(r"sdp_(fwd|bwd): batch=(\d+), seq_len=(\d+), head_num=(\d+), kv_head_num=(\d+), qk_head_dim=(\d+), v_head_dim=(\d+)")
 _PASSES = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
 
@@ -138,6 +141,8 @@ def _gemm_rows(records: list[dict[str, str]]) -> Iterator[GemmRow]:
         if dtype is None or not (r["m"] and r["n"] and r["k"]):
             continue
         m, n, k = float(r["m"]), float(r["n"]), float(r["k"])
+        if r["source_key"] in COLUMN_MAJOR:
+            m, n = n, m
         seconds = float(r["latency_us"]) * 1e-6 if r["latency_us"] else 2 * m * n * k / (float(r["tflops"]) * 1e12)
         is_accumulating = "acc=True" in r["op"]
         out_bytes = (4.0 if "out=fp32" in r["op"] else 2.0) if is_accumulating else None

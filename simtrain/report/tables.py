@@ -1,0 +1,318 @@
+"""Tables on the terminal. Where output is no terminal they are plain ASCII, at most 120 columns wide."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from simtrain.report.labels import (
+    CATEGORY_NAMES,
+    Scale,
+    claims_of,
+    degrees,
+    error_of,
+    infeasible_mark,
+    is_published_oom,
+    mean_absolute_error,
+    metric_title,
+    published_value,
+    scale,
+    signed_percent,
+    source_of,
+    system_titles,
+)  # fmt: skip
+from simtrain.report.timeline import budget, expand
+from simtrain.study.compare import Comparison, Row
+from simtrain.study.result import Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+    from rich.table import Table
+
+WIDTH = 120
+_BAR = 40
+"""Characters of a bar that stands for 100 %."""
+_NONE = "-"
+_OUTSIDE = "*"
+"""Marks an error beyond the tolerance that the claim states."""
+
+
+class Spinner:
+    """Shows on standard error what is going on, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            status = self._status = Console(stderr=True, highlight=False).status("starting")
+            status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def say(self, text: str) -> None:
+        """Replace the line that is shown."""
+        if self._status is not None:
+            from rich.markup import escape
+
+            self._status.update(escape(text))
+
+
+def print_catalogue(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what is shipped of a kind, one row each.
+
+    Parameters
+    ----------
+    kind
+        Such as ``clusters``.
+    rows
+        Records with the same keys; the last column takes the space that is left.
+    """
+    console = _console()
+    if not rows:
+        console.print(f"no {kind}")
+        return
+    keys = list(rows[0])
+    table = _table()
+    for key in keys:
+        is_number = all(isinstance(row[key], (int, float)) for row in rows)
+        # Names and numbers stay whole; descriptions break between words.
+        is_long = max(len(str(row[key])) for row in rows) > 24 and key != "name"
+        table.add_column(key, justify="right" if is_number else "left", no_wrap=not is_long, overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{row[key]:,}" if isinstance(row[key], int) else _escape(_prose(str(row[key]))) for key in keys))
+    console.print(table)
+
+
+def _prose(text: str) -> str:
+    """Take the references and the markup out of a docstring's line."""
+    return re.sub(r"\s*\[\d+\]_", "", text).replace("``", "")
+
+
+def print_result(result: Result) -> None:
+    """Print metrics, where the step goes, memory against capacity, and what the numbers rest on.
+
+    Parameters
+    ----------
+    result
+        Of one run.
+    """
+    console = _console()
+    s, step = result.scenario, result.trace.graph.step
+    size = f"{s.cluster.num_accelerators:,} x {_escape(s.cluster.node.accelerator.name)}"
+    console.print(f"[bold]{_escape(s.system.title or s.name)}[/bold]: {_escape(s.workload.name)} on {size}")
+    console.print(f"{_escape(s.cluster.name)}, {degrees(step.mesh.sizes) or 'one rank'}, {step.dtype}", style="dim")
+    console.print(_metrics_table(result))
+    console.print(_time_table(result))
+    console.print(_memory_table(result))
+    for note in _notes(result):
+        console.print(note, style="dim", soft_wrap=False)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print systems side by side, set-up by set-up, with published values and errors beside the predictions.
+
+    Parameters
+    ----------
+    comparison
+        Rows of several systems.
+    """
+    console = _console()
+    console.print(f"[bold]{_escape(comparison.title)}[/bold]" + (f", published: {_escape(source_of(comparison))}" if source_of(comparison) else ""))
+    for table in _comparison_tables(comparison):
+        console.print(table)
+    for line in (*_speedup_lines(comparison), *_accuracy_lines(comparison), *_infeasible_lines(comparison)):
+        console.print(line)
+
+
+# -- one result ----------------------------------------------------------------------------------------------
+
+
+def _metrics_table(result: Result) -> Table:
+    table = _table()
+    table.add_column("metric", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    for metric, value in result.metrics.items():
+        if not metric.startswith(("exposed_comm", "bubble", "compute")):
+            table.add_row(metric_title(metric), scale(metric, [value]).text(value))
+    return table
+
+
+def _time_table(result: Result) -> Table:
+    whole = result.metrics["step_time"]
+    parts = {CATEGORY_NAMES[category]: seconds for category, seconds in budget(expand(result.execution)).items() if seconds}
+    return _parts_table("where the step goes", parts, scale("step_time", [whole]), whole, "of step")
+
+
+def _memory_table(result: Result) -> Table:
+    capacity = result.scenario.cluster.node.accelerator.memory_capacity
+    unit = scale("peak_memory", [capacity])
+    table = _parts_table("memory of the fullest rank", result.memory, unit, capacity, "of capacity")
+    total = sum(result.memory.values())
+    table.add_section()
+    table.add_row("in total", unit.text(total), f"{100 * total / capacity:.1f} %", _bar(total / capacity))
+    table.add_row("capacity", unit.text(capacity), "", "")
+    return table
+
+
+def _parts_table(title: str, parts: Mapping[str, float], unit: Scale, whole: float, of: str) -> Table:
+    table = _table()
+    table.add_column(title, no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column(of, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for part, value in parts.items():
+        table.add_row(_escape(part), unit.text(value), f"{100 * value / whole:.1f} %", _bar(value / whole))
+    return table
+
+
+def _bar(share: float) -> str:
+    return "#" * min(_BAR, round(_BAR * share))
+
+
+def _notes(result: Result) -> Iterable[str]:
+    execution, options = result.execution, result.options
+    repeats = f", replayed {execution.rounds} times until no composite was disturbed" if execution.rounds > 1 else ""
+    unfolded = f", unfolded {', '.join(options['unfold'])}" if options["unfold"] else ""
+    yield f"fidelity {options['fidelity']}, engine {options['engine']}{unfolded}, seed {options['seed']}, {len(result.trace.graph):,} rows{repeats}"
+    kernels = result.scenario.cluster.node.accelerator.kernels
+    yield f"kernel curves of {kernels.name}: {kernels.status}"
+    yield from (f"note: {note}" for note in result.trace.graph.step.notes)
+    yield f"config {result.config_digest}, trace {result.trace.digest()}"
+
+
+# -- a comparison --------------------------------------------------------------------------------------------
+
+_TRIPLES = 2
+"""Metrics with prediction, publication and error that fit beside each other."""
+
+
+def _comparison_tables(comparison: Comparison) -> list[Table]:
+    """Return one table, or more where many metrics are published; the first also shows exposed communication and bubble."""
+    published = comparison.published_metrics
+    if not published:
+        return [_comparison_table(comparison, [], ["step_time", "tokens_per_s", "mfu", "peak_memory", "exposed_comm", "bubble_fraction"])]
+    batches = [published[i : i + _TRIPLES] for i in range(0, len(published), _TRIPLES)]
+    extra = ["exposed_comm", "bubble_fraction"]
+    return [_comparison_table(comparison, batch, extra if i == 0 else []) for i, batch in enumerate(batches)]
+
+
+def _comparison_table(comparison: Comparison, triples: Sequence[str], singles: Sequence[str]) -> Table:
+    table = _table()
+    table.add_column("set-up, system", overflow="fold")
+    scales = {metric: scale(metric, _values(comparison, metric)) for metric in (*triples, *singles)}
+    for metric in triples:
+        table.add_column(_heading(metric, scales[metric]), justify="right", no_wrap=True)
+        table.add_column("paper", justify="right", no_wrap=True)
+        table.add_column("error", justify="right", no_wrap=True)
+    for metric in singles:
+        table.add_column(_heading(metric, scales[metric]), justify="right", no_wrap=True)
+    titles = system_titles(comparison)
+    for case in dict.fromkeys(row.case for row in comparison.rows):
+        table.add_section()
+        table.add_row(f"[bold]{_escape(case)}[/bold]")
+        for row in (row for row in comparison.rows if row.case == case):
+            cells = [cell for metric in triples for cell in _triple(comparison, row, metric, scales[metric])]
+            cells += [_predicted(row, metric, scales[metric]) for metric in singles]
+            table.add_row(f"  {_escape(titles[row.system])}", *cells)
+    return table
+
+
+def _values(comparison: Comparison, metric: str) -> list[float]:
+    predicted = [row.result.metrics[metric] for row in comparison.rows if row.result is not None and metric in row.result.metrics]
+    return predicted + [value for row in comparison.rows if (value := published_value(row, metric)) is not None]
+
+
+def _heading(metric: str, unit: Scale) -> str:
+    title = metric_title(metric)
+    if len(title) > 12:  # in two lines, of which the second also holds the unit
+        head, _, tail = title.rpartition(" ")
+        return f"{head}\n{tail}" + (f" \\[{unit.unit}]" if unit.unit else "")
+    return title + (f"\n\\[{unit.unit}]" if unit.unit else "")
+
+
+def _predicted(row: Row, metric: str, unit: Scale) -> str:
+    if row.result is None:
+        return f"[red]{infeasible_mark(row)}[/red]"
+    return unit.number(row.result.metrics[metric]) if metric in row.result.metrics else _NONE
+
+
+def _triple(comparison: Comparison, row: Row, metric: str, unit: Scale) -> list[str]:
+    published, error = published_value(row, metric), error_of(row, metric)
+    claim = claims_of(comparison).get((row.case, metric))
+    shown = _NONE if error is None else signed_percent(error)
+    if error is not None and claim is not None:
+        shown = f"[green]{shown}[/green]  " if abs(error) <= claim.tolerance else f"[red]{shown} {_OUTSIDE}[/red]"
+    missing = "OOM" if is_published_oom(row, metric) else _NONE
+    return [_predicted(row, metric, unit), missing if published is None else unit.as_published(published), shown]
+
+
+def _speedup_lines(comparison: Comparison) -> Iterable[str]:
+    """Yield, for each set-up and system, how much shorter its step is than the baseline's."""
+    titles = system_titles(comparison)
+    cases = list(dict.fromkeys(row.case for row in comparison.rows))
+    widest = max((len(case) for case in cases), default=0)
+    for case in cases:
+        rows = [row for row in comparison.rows if row.case == case]
+        baseline = next((row for row in rows if row.is_baseline), None)
+        for row in rows:
+            if baseline is None or row.is_baseline or row.result is None or baseline.result is None:
+                continue
+            predicted = baseline.result.metrics["step_time"] / row.result.metrics["step_time"]
+            times = [r.published.get("step_time") for r in (baseline, row)]
+            published = f", published {times[0] / times[1]:.2f}x" if times[0] and times[1] else ""
+            yield f"{_escape(case):<{widest}}  {_escape(titles[row.system])} over {_escape(titles[baseline.system])}: {predicted:.2f}x{published}"
+
+
+def _accuracy_lines(comparison: Comparison) -> Iterable[str]:
+    parts: list[str] = []
+    for metric in comparison.published_metrics:
+        found = mean_absolute_error(comparison, metric)
+        if found is not None:
+            parts.append(f"{metric_title(metric)} {100 * found[0]:.1f} % ({found[1]} values)")
+    if parts:
+        yield f"mean absolute error: {', '.join(parts)}"
+    claims = claims_of(comparison)
+    errors = [(error_of(row, metric), claims.get((row.case, metric))) for row in comparison.rows for metric in row.published]
+    if any(error is not None and claim is not None and abs(error) > claim.tolerance for error, claim in errors):
+        yield f"{_OUTSIDE} outside the tolerance of the claim"
+    for (case, metric), claim in claims.items():
+        if claim.missed:
+            yield f"missed: {_escape(case)}, {metric_title(metric)}: {_escape(claim.missed)}"
+
+
+def _infeasible_lines(comparison: Comparison) -> Iterable[str]:
+    titles = system_titles(comparison)
+    yield from (f"{_escape(row.case)}, {_escape(titles[row.system])}: {_escape(row.infeasible)}" for row in comparison.rows if row.infeasible)
+
+
+# -- rich ----------------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=WIDTH, highlight=False, emoji=False)
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    rule = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+    return Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else rule, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,329 @@
+"""What one rank issues, and the backward pass, saved bytes, parameters and FLOPs derived from it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from tests.tiny import MODEL, SOFTWARE, UNFUSED, cluster
+
+from simtrain.cost.collective import Transfer
+from simtrain.cost.model import CostModel
+from simtrain.graph.mesh import Mesh
+from simtrain.graph.program import Program
+from simtrain.graph.recorder import DUAL, Recorder
+from simtrain.graph.template import Kind, Link, Template
+from simtrain.hardware import Software
+from simtrain.model import Transformer
+from simtrain.systems.dense.megatron_lm import MegatronLM
+from simtrain.systems.training import Microbatch
+
+MOVE = Transfer(0.5, 8.0, 4.0, "nic")
+
+
+def issued(template: Template) -> list[tuple[str, tuple[int, ...]]]:
+    return [(op.name, op.deps) for op in template.ops]
+
+
+# -- the frontier --------------------------------------------------------------------------------------------------------------
+
+
+def test_compute_follows_compute_on_its_stream_alone() -> None:
+    p = Program("piece")
+    p.compute("a", 1.0)
+    p.compute("b", 2.0)
+    assert issued(p.template()) == [("a", ()), ("b", ())]  # in order on one stream: no dependency needed
+    assert p.template().exits == (1,)
+
+
+def test_a_blocking_collective_holds_the_program_up() -> None:
+    p = Program("piece")
+    p.compute("a", 1.0)
+    assert p.communicate("all_reduce", "tp", MOVE, 8.0) == 1
+    p.compute("b", 1.0)
+    assert issued(p.template()) == [("a", ()), ("all_reduce", (0,)), ("b", (1,))]
+    assert p.template().exits == (2,)
+
+
+def test_an_asynchronous_collective_runs_beside_until_it_is_waited_for() -> None:
+    p = Program("piece")
+    p.compute("a", 1.0)
+    handle = p.communicate("all_gather", "tp", MOVE, 8.0, is_async=True)
+    p.compute("b", 1.0)
+    p.wait(handle)
+    p.compute("c", 1.0)
+    assert issued(p.template()) == [("a", ()), ("all_gather", (0,)), ("b", ()), ("c", (1,))]
+
+
+def test_communicators_have_streams_of_their_own() -> None:
+    p = Program("piece")
+    for axis in ("tp", "dp", "tp"):
+        p.communicate("all_gather", axis, MOVE, 8.0, is_async=True)
+    p.communicate("all_gather", "dp_cp", MOVE, 8.0, is_async=True, stream="dp")
+    assert [op.stream for op in p.ops] == ["tp", "dp", "tp", "dp"]
+    assert all(op.links == Link.NIC_OUT | Link.NIC_IN for op in p.ops)
+
+
+def test_what_nobody_waits_for_is_waited_for_at_the_end() -> None:
+    p = Program("piece")
+    p.communicate("reduce_scatter", "dp", MOVE, 8.0, is_async=True)
+    p.communicate("reduce_scatter", "dp", MOVE, 8.0, is_async=True)
+    p.compute("a", 1.0)
+    assert p.template().exits == (1, 2)  # the second one ends after the first: same stream
+
+
+def test_what_nobody_waits_for_can_be_left_open() -> None:
+    p = Program("piece")
+    p.compute("a", 1.0)
+    p.communicate("reduce_scatter", "dp", MOVE, 8.0, is_async=True)
+    p.compute("b", 1.0)
+    left = p.template(leave_open=True)
+    assert (left.exits, left.left_open) == ((2,), (1,))
+
+
+def test_a_waited_handle_at_the_end_is_an_exit() -> None:
+    p = Program("piece")
+    p.compute("a", 1.0)
+    p.wait(p.communicate("all_gather", "tp", MOVE, 8.0, is_async=True))
+    assert p.template(leave_open=True).exits == (0, 1)
+
+
+def test_waiting_for_nothing_and_moving_nothing_is_nothing() -> None:
+    p = Program("piece")
+    p.wait(None)
+    assert p.communicate("all_gather", "tp", Transfer(0.0, 0.0, 1.0, "nic"), 0.0) is None
+    assert p.ops == []
+
+
+def test_asides_do_not_hold_the_program_up() -> None:
+    p = Program("piece")
+    p.compute("a", 1.0)
+    handle = p.aside("launch", 1.0, "host", Kind.HOST)
+    p.compute("b", 1.0)
+    p.wait(handle)
+    p.compute("c", 1.0)
+    assert issued(p.template()) == [("a", ()), ("launch", (0,)), ("b", ()), ("c", (1,))]
+
+
+def test_durations_lie_on_the_grid() -> None:
+    p = Program("piece")
+    p.compute("a", 1e-3)
+    p.communicate("all_reduce", "tp", MOVE._replace(latency=1e-6), 8.0)
+    assert all((op.seconds * 2**40).is_integer() for op in p.ops)
+
+
+# -- backward ------------------------------------------------------------------------------------------------------------------
+
+
+def costs(software: Software = SOFTWARE, model: Transformer = MODEL, dtype: str = "bf16") -> CostModel:
+    return CostModel(cluster(scale_up=64e9, nic=8e9), software, dtype, model)
+
+
+def recorder(recompute: frozenset[str] = frozenset(), tp: int = 2, **kw: Any) -> Recorder:
+    return Recorder(Mesh((("tp", tp), ("cp", 2), ("dp", 2), ("pp", 1))), costs(**kw), recompute=recompute)
+
+
+def names(template: Template) -> list[str]:
+    return [op.name for op in template.ops]
+
+
+def test_backward_runs_in_reverse() -> None:
+    r = recorder()
+    r.compute("a", 1.0, 2.0)
+    r.compute("b", 1.0, 2.0)
+    assert names(r.forward("f")) == ["a", "b"]
+    assert names(r.backward("b")) == ["b.backward", "a.backward"]
+
+
+def test_a_product_becomes_data_and_weight_gradient() -> None:
+    r = recorder()
+    r.matmul(64, 128, 256, "fc")
+    backward = r.backward("b")
+    assert names(backward) == ["fc.dgrad", "fc.wgrad"]
+    assert [op.flops for op in backward.ops] == [2 * 64 * 128 * 256] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "dual"), [("all_gather", "reduce_scatter"), ("reduce_scatter", "all_gather"), ("all_to_all", "all_to_all"), ("shift", "shift")]
+)
+def test_collectives_turn_into_their_transposes(kind: str, dual: str) -> None:
+    r = recorder()
+    r.collective(kind, "tp", 1e6)
+    assert names(r.forward("f")) == [kind]
+    assert names(r.backward("b")) == [dual]
+    assert DUAL[kind] == dual
+
+
+def test_the_gradient_passes_through_an_all_reduce() -> None:
+    r = recorder()
+    r.all_reduce("tp", 1e6)
+    assert (names(r.forward("f")), names(r.backward("b"))) == (["all_reduce"], [])
+
+
+def test_an_asynchronous_collective_is_transposed_between_its_wait_and_its_issue() -> None:
+    r = recorder()
+    r.compute("before", 1.0, 1.0)
+    pending = r.all_gather("tp", 1e6, async_op=True)
+    r.compute("beside", 1.0, 1.0)
+    r.wait(pending)
+    r.compute("after", 1.0, 1.0)
+    assert issued(r.forward("f")) == [("before", ()), ("all_gather", (0,)), ("beside", ()), ("after", (1,))]
+    # Where forward waits, backward issues; where forward issues, backward waits.
+    assert issued(r.backward("b")) == [("after.backward", ()), ("reduce_scatter", (0,)), ("beside.backward", ()), ("before.backward", (1,))]
+
+
+def test_an_axis_of_size_one_sends_nothing() -> None:
+    r = recorder(tp=1)
+    for verb in (r.all_gather, r.reduce_scatter, r.all_reduce, r.all_to_all, r.shift):
+        r.wait(verb("tp", 1e6))
+        r.wait(verb("tp", 1e6, async_op=True))
+    assert (r.forward("f").ops, r.backward("b").ops) == ([], [])
+
+
+def test_bytes_sent_are_those_of_nccl_tests() -> None:
+    r = recorder()
+    r.all_reduce("dp_cp", 8e6)  # 4 members: 2 (n - 1) / n
+    r.all_gather("tp", 8e6)  # 2 members: (n - 1) / n
+    forward = r.forward("f")
+    assert forward.sent("dp_cp") == pytest.approx(12e6)
+    assert forward.sent("tp") == pytest.approx(4e6)
+
+
+def test_forward_only_and_backward_only() -> None:
+    r = recorder()
+    r.compute("a", 1.0, 1.0)
+    with r.forward_only():
+        r.compute("probe", 1.0, 1.0)
+    with r.backward_only():
+        r.all_gather("tp", 1e6)
+        r.compute("check", 1.0, 1.0, saves=7.0)
+    assert names(r.forward("f")) == ["a", "probe"]
+    # What is recorded for backward runs as written, not transposed, at its place in the reversed program.
+    assert names(r.backward("b")) == ["check", "all_gather", "a.backward"]
+    assert r.saved_bytes == 0.0
+
+
+def test_reductions_follow_the_layer_that_is_complete() -> None:
+    r = recorder()
+    for layer in "xy":
+        with r.layer():
+            r.compute(f"{layer}1", 1.0, 1.0)
+            r.compute(f"{layer}2", 1.0, 1.0)
+    seen = r.backward("b", lambda p, layer: p.compute(f"reduce {layer}", 1.0) and None)
+    assert names(seen) == ["y2.backward", "y1.backward", "reduce 1", "x2.backward", "x1.backward", "reduce 0"]
+
+
+def test_a_layer_takes_at_least_what_its_launches_take_on_the_host() -> None:
+    r = recorder(software=SOFTWARE.model_copy(update={"host_op_time": 1.0, "forward_ops_per_layer": 3, "backward_ops_per_layer": 5}))
+    with r.layer():
+        r.compute("a", 1.0, 1.0)
+    r.compute("b", 1.0, 1.0)
+    assert [(op.name, op.seconds, op.deps) for op in r.forward("f").ops] == [("launch", 3.0, ()), ("a", 1.0, ()), ("b", 1.0, (0,))]
+    backward = r.backward("b")
+    assert [(op.name, op.seconds) for op in backward.ops] == [("b.backward", 1.0), ("launch", 5.0), ("a.backward", 1.0)]
+    assert backward.exits == (1, 2)
+
+
+# -- recomputation -------------------------------------------------------------------------------------------------------------
+
+
+def nested(recompute: set[str]) -> Recorder:
+    r = recorder(frozenset(recompute))
+    for i in range(2):
+        with r.layer(saves=10.0):
+            r.compute(f"in{i}", 1.0, 1.0, saves=100.0)
+            with r.region("core_attention", saves=1000.0):
+                r.compute(f"core{i}", 1.0, 1.0, saves=1e5)
+            r.compute(f"out{i}", 1.0, 1.0, saves=100.0)
+    return r
+
+
+def test_nothing_is_recomputed_by_default() -> None:
+    r = nested(set())
+    assert names(r.backward("b")) == [f"{n}{i}.backward" for i in (1, 0) for n in ("out", "core", "in")]
+    assert r.saved_bytes == 2 * (100 + 1e5 + 100)
+
+
+def test_selective_recomputation_runs_the_region_again_just_before_its_gradient() -> None:
+    r = nested({"core_attention"})
+    assert names(r.backward("b")) == ["out1.backward", "core1", "core1.backward", "in1.backward", "out0.backward", "core0", "core0.backward", "in0.backward"]
+    assert r.saved_bytes == 2 * (100 + 1000 + 100)
+
+
+def test_full_recomputation_runs_the_layer_again() -> None:
+    r = nested({"layer"})
+    layer = [[f"in{i}", f"core{i}", f"out{i}", f"out{i}.backward", f"core{i}.backward", f"in{i}.backward"] for i in (1, 0)]
+    assert names(r.backward("b")) == layer[0] + layer[1]
+    assert r.saved_bytes == 2 * 10
+
+
+def test_a_region_inside_a_recomputed_one_is_recomputed_once() -> None:
+    r = nested({"layer", "core_attention"})
+    assert names(r.backward("b")) == names(nested({"layer"}).backward("b"))
+    assert r.saved_bytes == 2 * 10
+
+
+# -- saved bytes, parameters and FLOPs of a layer ------------------------------------------------------------------------------
+
+
+def layer_of(model: Transformer, *, tp: int, recompute: str = "none", software: Software = UNFUSED, seq_len: int = 128, batch: int = 2, **kw: Any) -> Recorder:
+    system = MegatronLM(tp=tp, recompute=recompute, software=software, **kw)  # pyright: ignore[reportArgumentType]
+    r = Recorder(Mesh((("tp", tp), ("cp", 1), ("dp", 1), ("pp", 1))), costs(software, model, "fp16"), recompute=system.recomputed_regions)
+    b = Microbatch(batch, seq_len, float(batch * seq_len))
+    with r.layer(b.tokens * model.hidden * 2 / system.activation_shards):
+        system.layer_forward(r, model, b)
+    return r
+
+
+GPT = Transformer(name="gpt", layers=1, hidden=512, heads=8, ffn=2048, vocab=1024, dropout=0.1, is_causal=True)
+S, B, H, A = 128, 2, 512, 8
+
+
+@pytest.mark.parametrize("t", [1, 2, 4, 8])
+def test_saved_bytes_are_those_of_korthikanti_et_al(t: int) -> None:
+    # arXiv 2205.05198: equation 1 (t = 1), 2 (tensor parallel) and 4 (with sequence parallelism); Table 2 for the rest. 16-bit activations, [B].
+    sbh, scores = S * B * H, 5 * A * S / H
+    assert layer_of(GPT, tp=t, is_sequence_parallel=False).saved_bytes == sbh * (10 + 24 / t + scores / t)
+    assert layer_of(GPT, tp=t).saved_bytes == sbh / t * (34 + scores)
+    assert layer_of(GPT, tp=t, recompute="selective", is_sequence_parallel=False).saved_bytes == sbh * (10 + 24 / t)
+    assert layer_of(GPT, tp=t, recompute="selective").saved_bytes == sbh * 34 / t
+    assert layer_of(GPT, tp=t, recompute="full", is_sequence_parallel=False).saved_bytes == 2 * sbh
+
+
+def test_no_parallelism_saves_34_sbh_and_the_scores() -> None:
+    assert layer_of(GPT, tp=1).saved_bytes == 34 * S * B * H + 5 * A * S * S * B  # equation 1
+
+
+@pytest.mark.parametrize(("mlp", "kv_heads"), list(itertools.product(("gelu", "swiglu"), (0, 4))))
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_parameters_and_flops_of_a_layer(mlp: str, kv_heads: int, tp: int) -> None:
+    model = Transformer(
+        name="m", layers=1, hidden=512, heads=8, kv_heads=kv_heads, ffn=1536, vocab=1024, has_bias=False, norm="rmsnorm", mlp=mlp, is_causal=False
+    )  # fmt: skip  # pyright: ignore[reportArgumentType]
+    for recompute in ("none", "selective", "full"):
+        r = layer_of(model, tp=tp, recompute=recompute, software=SOFTWARE)
+        weights = model.attention_parameters + model.mlp_parameters(0)
+        assert weights + 2 * model.norm_parameters == model.layer_parameters(0)
+        assert r.parameters == weights / tp + 2 * model.norm_parameters  # norms are replicated
+        products, attention = 2 * weights * B * S / tp, B * model.attention_flops(S, is_causal=False) / tp
+        assert r.forward("f").flops == pytest.approx(products + attention, rel=1e-12)
+        # Fused kernels form the scores again in backward: 2.5 forwards instead of 2 (Dao, FlashAttention-2, section 4.1).
+        again = {"none": 0.0, "selective": attention, "full": products + attention}[recompute]
+        assert r.backward("b").flops == pytest.approx(2 * products + 2.5 * attention + again, rel=1e-12)
+
+
+def test_unfused_attention_is_twice_its_forward_in_backward() -> None:
+    r = layer_of(GPT, tp=2)
+    assert r.backward("b").flops == pytest.approx(2 * r.forward("f").flops, rel=1e-12)
+
+
+@pytest.mark.parametrize("is_sequence_parallel", [False, True])
+def test_bytes_sent_by_a_layer(is_sequence_parallel: bool) -> None:
+    # Two all-reduces of 2 s b h bytes each way per layer (Shoeybi et al. 2019, section 3), or as many gathers and scatters of half the
+    # volume each; sequence parallelism also gathers the saved shards of both column-parallel inputs again (Korthikanti et al., section 4.2.2).
+    t, act = 4, 2.0 * S * B * H
+    r = layer_of(GPT, tp=t, is_sequence_parallel=is_sequence_parallel)
+    reduce = 2 * (t - 1) / t * act
+    assert r.forward("f").sent("tp") == pytest.approx(2 * reduce)
+    assert r.backward("b").sent("tp") == pytest.approx(2 * reduce + (2 * (t - 1) / t * act if is_sequence_parallel else 0.0))
