@@ -111,3 +111,27 @@ def ends(trace: Any) -> dict[tuple[int, str], float]:
     found = {(rank, name): end for rank, name, _, end in rows(trace)}
     assert len(found) == len(trace.graph)
     return found
+
+
+def instruction_ends(trace: Any) -> dict[tuple[int, int], float]:
+    """End of each instruction on each represented rank, however many rows it was stamped into. [s]"""
+    g = trace.graph
+    found: dict[tuple[int, int], float] = {}
+    for i in range(len(g)):
+        key = (g.ranks[g.rank[i]], int(g.instance[i]))
+        found[key] = max(found.get(key, 0.0), float(trace.end[i]))
+    return found
+
+
+def budget_errors(one: Sequence[Any], two: Sequence[Any], relative: float = 1e-12) -> list[str]:
+    """Where two lists of time budgets differ by more than rounding."""
+    found: list[str] = []
+    for rank, (a, b) in enumerate(zip(one, two, strict=True)):
+        for name in ("compute", "flops", "exposed", "communication", "link_bytes", "sent"):
+            x, y = getattr(a, name), getattr(b, name)
+            mine, theirs = (x, y) if isinstance(x, dict) else ({"": x}, {"": y})
+            for key in sorted({*mine, *theirs}, key=str):
+                u, v = mine.get(key, 0.0), theirs.get(key, 0.0)
+                if abs(u - v) > relative * max(abs(u), abs(v)) + 1e-15:
+                    found.append(f"rank {rank} {name} {key}: {u!r} {v!r}")
+    return found

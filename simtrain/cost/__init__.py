@@ -1,0 +1,1 @@
+"""Pure cost functions: hardware and sizes in, seconds out."""

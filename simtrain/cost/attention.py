@@ -112,12 +112,17 @@ def flash(
     qk_padded, v_padded = _padded(head_dim), _padded(v_dim)
     if curve.pads_values:
         v_padded = max(qk_padded, v_padded)
-    flops = 2.0 * batch * heads * (qk_padded + v_padded) * pairs
     fraction, tail = (curve.backward, curve.backward_tail) if backward else (curve.forward, curve.tail)
-    keys = pairs / q
-    rate = fraction * accelerator.peak_of(_sixteen_bit(dtype)) * sustained * _head_factor(curve, head_dim) * keys / (keys + curve.ramp)
-    longest = min(BLOCK, q) * min(kv, (window or kv) + BLOCK)
-    seconds = flops * (BACKWARD_FLOPS if backward else 1.0) / rate * (1 + tail * accelerator.sms * longest / (batch * heads * pairs))
+    rate = fraction * accelerator.peak_of(_sixteen_bit(dtype)) * sustained * _head_factor(curve, head_dim)
+    flops_per_pair = 2.0 * batch * heads * (qk_padded + v_padded) * (BACKWARD_FLOPS if backward else 1.0)
+
+    def compute(pairs: float, longest_row: float) -> float:
+        keys = pairs / q
+        wait = tail * accelerator.sms * min(BLOCK, q) * longest_row / (batch * heads * pairs)
+        return flops_per_pair * pairs / rate * (keys + curve.ramp) / keys * (1 + wait)
+
+    # A mask never costs more than computing the whole rectangle.
+    seconds = min(compute(pairs, min(kv, (window or kv) + BLOCK)), compute(float(q) * kv, kv))
     elements = batch * (q * heads + kv * kv_heads) * (head_dim + v_dim) * (2 if backward else 1)
     return max(seconds, elements * DTYPE_BYTES[_sixteen_bit(dtype)] / (accelerator.memory_bandwidth * accelerator.kernels.memory.efficiency))
 

@@ -70,15 +70,15 @@ class CostModel:
 
     # -- kernels ---------------------------------------------------------------------------------------
 
-    def matmul(self, m: float, k: int, n: int, batch: int = 1, is_gradient: bool = False) -> float:
-        """Return the time of ``[m, k] x [k, n]``; a weight gradient adds to an accumulator. [s]"""
-        key = (m, k, n, batch, is_gradient)
+    def matmul(self, m: float, k: int, n: int, batch: int = 1, is_gradient: bool = False, pieces: int = 1) -> float:
+        """Return the time of ``[m, k] x [k, n]``, or of one of its pieces; a weight gradient adds to an accumulator. [s]"""
+        key = (m, k, n, batch, is_gradient, pieces)
         if key not in self._seconds:
             out_bytes = self.gradient_bytes if is_gradient else None
             seconds = gemm.matmul(
                 m, n, k, self.accelerator, self.dtype, batch=batch, sustained=self.sustained, out_bytes=out_bytes, accumulate=is_gradient
             )  # fmt: skip
-            self._seconds[key] = seconds + self.launch
+            self._seconds[key] = seconds / pieces + self.launch
         return self._seconds[key]
 
     def attention(
@@ -126,6 +126,10 @@ class CostModel:
         return self._pair(
             lambda b: elementwise.bias_dropout_add(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, has_dropout=dropout > 0, is_fused=fused, backward=b)
         )
+
+    def copy(self, elements: float) -> float:
+        """Return the time to read and write elements once. [s]"""
+        return elementwise.stream(2 * elements * self.dtype_bytes, self.accelerator) + self.launch
 
     def embedding(self, tokens: float, hidden: int) -> tuple[float, float]:
         """Return forward and backward of a lookup. [s]"""

@@ -89,7 +89,7 @@ def gather_then_matmul(r: Recorder, p: Program, axis: str, nbytes: float, produc
     handles = [r.emit_collective(p, "all_gather", axis, nbytes / chunks, is_async=True) for _ in range(chunks)]
     for handle in handles:
         p.wait(handle)
-        r.emit_matmul(p, m / chunks, k, n, name)
+        r.emit_matmul(p, m, k, n, name, pieces=chunks)
 
 
 def matmul_then_scatter(r: Recorder, p: Program, axis: str, nbytes: float, product: tuple[float, int, int, str], chunks: int) -> None:
@@ -97,7 +97,7 @@ def matmul_then_scatter(r: Recorder, p: Program, axis: str, nbytes: float, produ
     m, k, n, name = product
     handles: list[Handle | None] = []
     for _ in range(chunks):
-        r.emit_matmul(p, m / chunks, k, n, name)
+        r.emit_matmul(p, m, k, n, name, pieces=chunks)
         handles.append(r.emit_collective(p, "reduce_scatter", axis, nbytes / chunks, is_async=chunks > 1))
     for handle in handles:
         p.wait(handle)

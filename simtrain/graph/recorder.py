@@ -180,9 +180,13 @@ class Recorder:
             lambda p: self.emit_matmul(p, m, k, n, name, batch), lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight), kept, batch * m * (k + n) * b
         )
 
-    def emit_matmul(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False) -> None:
-        """Emit one product into a program; for verbs that interleave products with communication."""
-        p.compute(name, self.costs.matmul(m, k, n, batch, is_gradient), 2.0 * batch * m * k * n)
+    def emit_matmul(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False, pieces: int = 1) -> None:
+        """Emit one product into a program, or one of ``pieces`` equal parts of it.
+
+        Pieces are issued on alternating streams, so that the last wave of one is filled by the next (as
+        Transformer Engine's split overlap does): each takes its share of the whole product, and a launch.
+        """
+        p.compute(name, self.costs.matmul(m, k, n, batch, is_gradient, pieces), 2.0 * batch * m * k * n / pieces)
 
     def emit_matmul_backward(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, has_weight: bool = True) -> None:
         """Emit data gradient ``[m, n] x [n, k]`` and weight gradient ``[k, m] x [m, n]``."""
@@ -241,6 +245,11 @@ class Recorder:
         """Record bias, dropout and residual addition; the dropout mask is saved."""
         forward, backward = self.costs.bias_dropout_add(tokens, hidden, dropout)
         self.compute("bias_dropout_add", forward, backward, saves=tokens * hidden if dropout else 0.0)
+
+    def copy(self, elements: float, name: str = "copy") -> None:
+        """Record a pass that reads and writes ``elements``, forward and backward, such as filling a slice of a larger tensor."""
+        seconds = self.costs.copy(elements)
+        self.compute(name, seconds, seconds)
 
     def embedding(self, tokens: float, vocab: int, hidden: int) -> None:
         """Record a lookup in this rank's ``vocab`` rows of the table."""

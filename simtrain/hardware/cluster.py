@@ -23,6 +23,27 @@ class Topology(Spec):
     """Bandwidth into the leaves over bandwidth out of them towards the spine."""
     hop_latency: Seconds = 1e-6
     """Added one way when the spine is crossed. [s]"""
+    spines: int = Field(default=0, ge=0)
+    """Spines of one plane (of one pod, with three levels); 0: one per uplink of a leaf, uplinks being as fast as the cards."""
+    leaves_per_pod: int = Field(default=0, ge=0)
+    """Leaves (fat_tree) or sets of rail leaves (rail_optimised) in one pod of a three-level tree; 0: two levels."""
+    core_oversubscription: float = Field(default=1.0, ge=1)
+    """Bandwidth from the leaves into the spines of a pod over that from these to the core; three levels only."""
+    planes: int = Field(default=1, gt=0)
+    """Separate copies of the fabric; every card has a port on each, with its share of the card's bandwidth."""
+    routing: Literal["ecmp", "destination"] = "ecmp"
+    """ecmp: spine and core by a hash of the flow, flows may collide; destination: by the number of the receiving port (d-mod-k)."""
+    cross_rail: Literal["nvlink", "spine"] = "nvlink"
+    """How rail_optimised reaches another rail: a hop inside the sending node to the accelerator on that rail, or through the spine."""
+
+
+class Degradation(Spec):
+    """Links that work badly or not at all."""
+
+    link: str
+    """Pattern over link names, with ``*``, ``?`` and ``[...]``: ``*/spine3/*`` is everything at spines 3, see docs/topologies.md."""
+    factor: float = Field(default=0.0, ge=0, le=1)
+    """Bandwidth left over the ordinary one; 0: failed, and routed around."""
 
 
 class Cluster(NamedSpec):
@@ -41,6 +62,8 @@ class Cluster(NamedSpec):
     """Rent. [USD/s]"""
     node_power: Watts | None = None
     failures: FailureModel | None = None
+    degradations: tuple[Degradation, ...] = ()
+    """Links that are slow or down; only ``flow`` fidelity sees them."""
 
     @property
     def num_accelerators(self) -> int:

@@ -31,6 +31,8 @@ class ScaleUp(Spec):
     """Large-message rate of a member's port under in-switch reduction over the nominal one; it counts every byte that leaves the port."""
     switch_reduction_latency: Seconds = 15e-6
     """Of one in-switch all-reduce beyond ``launch``, for any number of members. [s]"""
+    links: tuple[tuple[int, int, int], ...] = ()
+    """Cables of a mesh or of pairs as (accelerator, accelerator, number); empty: the usual ones, see :mod:`simtrain.hardware.topologies`."""
 
 
 class Pcie(Spec):
@@ -94,6 +96,13 @@ class Node(NamedSpec):
             raise ValueError(f"nic.count {self.nic.count} is neither below nor a multiple of num_accelerators {self.num_accelerators}")
         if self.nic.count < self.num_accelerators and self.num_accelerators % self.nic.count:
             raise ValueError(f"num_accelerators {self.num_accelerators} is not a multiple of nic.count {self.nic.count}")
+        return self
+
+    @model_validator(mode="after")
+    def _cables_end_at_accelerators(self) -> Self:
+        for a, b, count in self.scale_up.links:
+            if a == b or not (0 <= a < self.num_accelerators and 0 <= b < self.num_accelerators) or count < 1:
+                raise ValueError(f"scale_up.links: ({a}, {b}, {count}) is no cable; give two of the accelerators 0 to {self.num_accelerators - 1} and a number")
         return self
 
     @property

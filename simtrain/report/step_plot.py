@@ -231,6 +231,7 @@ def _bar(ax: Axes, parts: Mapping[str, float], colours: Mapping[str, str], title
         left += value
     ax.set_title(title, loc="left", pad=5, fontsize=9.5)
     ax.set_ylim(-0.5, 0.5)
+    ax.set(xticks=[], yticks=[])
     ax.set_axis_off()
     handles = [style.patch(colours[part], f"{names[part]}  {unit.text(value)}, {100 * value / whole:.1f} %") for part, value in parts.items()]
     ax.legend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -36,7 +37,7 @@ class Row:
 
     def error(self, metric: str) -> float | None:
         """Return predicted over published minus one; None where either is missing."""
-        if self.result is None or metric not in self.published:
+        if self.result is None or not math.isfinite(self.published.get(metric, math.inf)):
             return None
         return self.result.metrics[metric] / self.published[metric] - 1
 
@@ -68,11 +69,11 @@ class Comparison:
         return pd.DataFrame(records)
 
     def speedup(self, case: str) -> tuple[float | None, float | None]:
-        """Return predicted and published step-time ratio of baseline over system in one set-up."""
-        pair = {row.is_baseline: row for row in self.rows if row.case == case}
-        if len(pair) < 2:
+        """Return predicted and published step-time ratio of baseline over the last system in one set-up."""
+        rows = [row for row in self.rows if row.case == case]
+        theirs, ours = next((row for row in rows if row.is_baseline), None), rows[-1]
+        if theirs is None or ours.is_baseline:
             return None, None
-        ours, theirs = pair[False], pair[True]
         predicted = theirs.result.metrics["step_time"] / ours.result.metrics["step_time"] if ours.result and theirs.result else None
         times = [row.published.get("step_time") for row in (theirs, ours)]
         return predicted, times[0] / times[1] if times[0] and times[1] else None
@@ -130,6 +131,8 @@ def compare(
     rows: list[Row] = []
     for case in cases:
         for cls in classes:
+            if cls is classes[-1].baseline and not case.has_baseline:
+                continue
             if progress:
                 progress(f"{name_of(cls)}: {case.name}")
             rows.append(_row(cls, classes[-1], case, settings or {}, options))

@@ -29,6 +29,8 @@ class Case:
     """Further settings of the system alone."""
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     """Settings that the paper tuned without printing them: the fastest feasible combination is taken, for each system."""
+    has_baseline: bool = True
+    """Whether the baseline runs here too; rows of an ablation are compared with each other."""
     group: str = ""
     """Part of the paper, where it has several; ``compare`` shows the first."""
     baseline_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
@@ -56,6 +58,8 @@ class Claim:
         ``peak_memory`` for a cell that the paper prints as out of memory.
     tolerance
         Relative error that the tests accept.
+    is_ratio
+        Whether the paper's claim is the ratio of system to baseline, their values being set-up dependent.
     missed
         Reason why the prediction is known to lie outside, shown wherever the claim is.
     """
@@ -67,6 +71,7 @@ class Claim:
     baseline_value: float | None = None
     tolerance: float = 0.15
     evidence: str = "printed"
+    is_ratio: bool = False
     missed: str = ""
 
 

@@ -376,10 +376,15 @@ class _Calibration:
 
     def run(self) -> Kernels:
         """Fit what the table has rows for."""
+        if any(row.gpu in self.own and row.source == LAYOUT_SOURCE for row in self.table.gemm):
+            # What an earlier fit found is no starting point of this one: the same table gives the same file.
+            self._set_all(exposed_epilogue=GemmCurve(efficiency=1).exposed_epilogue)
         self.memory()
         for dtype in sorted({row.dtype for row in self.table.gemm if row.gpu in self.own and not row.groups}):
             self.dense(dtype)
-        self.epilogue()
+        if self.epilogue():
+            # Split products write partial sums, so their curve depends on the share just found.
+            self.dense("bf16")
         self.grouped()
         generations = {row.generation for row in self.table.attention if row.gpu in self.own} - {"unfused"}
         for generation in sorted(generations, key=lambda g: (g != "flash2", g)):
@@ -406,16 +411,20 @@ class _Calibration:
         if dtype == "bf16" and "fp16" in self.chip.kernels.gemm:
             self.chip = _with_gemm(self.chip, "fp16", self.chip.kernels.gemm["bf16"])
 
-    def epilogue(self) -> None:
+    def epilogue(self) -> bool:
         """Fit the exposed share of accumulator traffic, where weight gradients were measured beside other layouts."""
         rows = [row for row in self.table.gemm if row.gpu in self.own and row.source == LAYOUT_SOURCE and row.dtype == "bf16"]
         if sum(row.is_accumulating for row in rows) < ENOUGH:
-            return
+            return False
         share, clock = fit_epilogue(rows, device_like(rows[0].gpu, self.chip))
-        changed = {d: c.model_copy(update={"exposed_epilogue": _significant(share)}) for d, c in self.chip.kernels.gemm.items()}
-        self.chip = _with_kernels(self.chip, gemm=changed)
+        self._set_all(exposed_epilogue=_significant(share))
         self._note("epilogue", rows, lambda row, chip: predict_gemm(row, chip, clock))
         self.fit["epilogue"] += f"; the clock of that node, {clock:.2f} of the curve, is fitted beside it"
+        return True
+
+    def _set_all(self, **values: float) -> None:
+        """Set parameters that all formats share."""
+        self.chip = _with_kernels(self.chip, gemm={d: c.model_copy(update=values) for d, c in self.chip.kernels.gemm.items()})
 
     def grouped(self) -> None:
         """Set ``grouped`` of every format to the geometric mean of what grouped products reach over dense ones."""
@@ -423,9 +432,9 @@ class _Calibration:
         used = [row for row in rows if not row.is_held_out]
         if not used:
             return
-        full = _with_kernels(self.chip, gemm={d: c.model_copy(update={"grouped": 1.0}) for d, c in self.chip.kernels.gemm.items()})
-        share = _significant(min(1.0, math.exp(sum(math.log(predict_gemm(row, full) / row.seconds) for row in used) / len(used))))
-        self.chip = _with_kernels(full, gemm={d: c.model_copy(update={"grouped": share}) for d, c in full.kernels.gemm.items()})
+        self._set_all(grouped=1.0)
+        full = self.chip
+        self._set_all(grouped=_significant(min(1.0, math.exp(sum(math.log(predict_gemm(row, full) / row.seconds) for row in used) / len(used)))))
         self._note("grouped", rows, predict_gemm)
 
     def attention(self, generation: str) -> None:
@@ -441,7 +450,7 @@ class _Calibration:
         chip = self.chip
         held_out = held_out_of(rows)
         errors = errors_of(held_out or rows, lambda row: predict(row, device_like(row.gpu, chip)))
-        self.found.append(Fitted(part, len(rows), len(held_out), errors))
+        self.found = [fitted for fitted in self.found if fitted.part != part] + [Fitted(part, len(rows), len(held_out), errors)]
         sources = ", ".join(sorted({row.source for row in rows}))
         which = f"{len(held_out)} held out" if held_out else "too few to score held-out ones; on all"
         self.fit[part] = f"{len(rows)} rows of {sources}; {which}: {errors.text}; {DATE}"

@@ -18,9 +18,10 @@ def test_step_times_within_8_percent_on_average(table_2) -> None:
 
 @pytest.mark.parametrize("index", range(len(TABLE_2)))
 def test_speedups_within_008(table_2, index: int) -> None:
+    """Step-time ratio against the printed speed-up (the paper's ratio of iteration times is up to 0.02 above what it prints)."""
     case = list(dict.fromkeys(row.case for row in table_2.rows))[index]
-    predicted, published = table_2.speedup(case)
-    assert predicted == pytest.approx(published, abs=0.08)
+    predicted, _ = table_2.speedup(case)
+    assert predicted == pytest.approx(TABLE_2[index][4], abs=0.08)
 
 
 def test_ablation_rows_in_published_order() -> None:

@@ -109,7 +109,7 @@ def test_unfolding_copies_rows_to_the_ranks_of_the_axis() -> None:
 
 
 def members(g: Graph) -> list[list[int]]:
-    return sorted([g.ranks[r] for r in g.rank[g.group == k]] for k in np.unique(g.group[g.group >= 0]))
+    return sorted(sorted(g.ranks[r] for r in g.rank[g.group == k]) for k in np.unique(g.group[g.group >= 0]))
 
 
 def test_a_collective_joins_the_copies_along_its_own_axes() -> None:

@@ -19,8 +19,8 @@ from simtrain.systems.base import Case, Claim
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.training import Microbatch, TransformerTraining
 
-# The paper states neither schedule nor microbatches. GPipe with two microbatches is read off one baseline row (TP size 1, batch 64,
-# sequence 256): its memory holds the whole batch on a stage, its throughput fits 2 and neither 1 nor 4.
+# The paper states neither schedule nor microbatches. With one, the last stage's logits and their gradient alone exceed the printed memory;
+# with more than four, less than the whole batch would be in flight. Two is an assumption.
 PIPELINE: dict[str, Any] = {"pp": 8, "dp": 1}
 
 
@@ -40,7 +40,7 @@ class RingSelfAttention(TransformerTraining):
     title: ClassVar[str] = "Sequence Parallelism / RSA (2021)"
     example: ClassVar[Mapping[str, Any]] = {"cp": 4, "pp": 2}
 
-    software: Software = Field(default="colossalai_2021", validate_default=True)  # pyright: ignore[reportAssignmentType]
+    software: Software = Field(default="rsa_2021", validate_default=True)  # pyright: ignore[reportAssignmentType]
 
     def layer_forward(self, r: Recorder, m: Transformer, b: Microbatch) -> None:
         own = b.seq_len // self.cp
@@ -63,11 +63,17 @@ class RingSelfAttention(TransformerTraining):
             r.all_reduce("cp", block * self.cp)
         for _ in range(2 * (self.cp - 1)):
             r.shift("cp", block)
+        r.copy(b.size * m.heads * own * b.seq_len, "place_scores")  # each partial product fills its slice of the scores
         r.attention(own, b.seq_len, m.heads, m.head_size, batch=b.size, is_causal=m.is_causal, dropout=m.dropout, saves=3 * block)
 
 
+MISSED = {
+    ((8, 64, 2048), "tokens_per_s"): "15.2 % fast: partial products of 256 keys are charged as one large product",
+    ((2, 64, 512), "peak_memory"): "tensor parallelism 10.4 % low: temporaries of the eager stack are not modelled",
+}
+
 RingSelfAttention.claims = tuple(
-    Claim("[1] Table 4", metric, _case(*case), ours, theirs, tolerance)
+    Claim("[1] Table 4", metric, _case(*case), ours, theirs, tolerance, missed=MISSED.get((case, metric), ""))
     for case, (ours, theirs), (ours_memory, theirs_memory) in (
         ((1, 64, 512), (9261.04, 9946.15), (8477.53e6, 8477.28e6)),
         ((2, 128, 512), (13938.22, 15510.19), (8478.76e6, 9520.47e6)),
@@ -77,4 +83,5 @@ RingSelfAttention.claims = tuple(
         ((8, 64, 2048), (21625.51, 22330.5), (10536.38e6, 14862.09e6)),
     )
     for metric, ours, theirs, tolerance in (("tokens_per_s", ours, theirs, 0.15), ("peak_memory", ours_memory, theirs_memory, 0.10))
+    if ours is not None or theirs is not None
 )
