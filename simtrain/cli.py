@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simtrain.errors import InputError, SimtrainError
+from simtrain.errors import InputError, SimtrainError, ToleranceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,18 @@ class EngineOption(str, Enum):
 
     auto = "auto"
     simpy = "simpy"
+
+
+class CalibrationTarget(str, Enum):
+    """What ``calibrate`` can fit."""
+
+    kernels = "kernels"
+
+
+class ValidationTarget(str, Enum):
+    """What ``validate`` can compare."""
+
+    kernels = "kernels"
 
 
 Workload = Annotated[str | None, typer.Option(help="Shipped name or path of a workload YAML.")]
@@ -153,6 +165,35 @@ def _comparison_json(comparison: Comparison) -> list[dict[str, Any]]:
         }
         for row in comparison.rows
     ]  # fmt: skip
+
+
+@app.command()
+def calibrate(
+    what: Annotated[CalibrationTarget, typer.Argument(help="What to fit.")],
+    accelerator: Annotated[str, typer.Option(help="Shipped accelerator whose kernel curves are fitted.")],
+    table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv.")],
+    out: Annotated[Path | None, typer.Option(help="Write the fitted YAML here.")] = None,
+) -> None:
+    """Fit physical parameters on measured tables; a fifth of the rows is held out and reported."""
+    from simtrain.validate.calibrate import calibrate as calibrate_api
+
+    calibrate_api(accelerator, table, out)
+
+
+@app.command()
+def validate(
+    what: Annotated[ValidationTarget, typer.Argument(help="What to validate.")],
+    table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv.")],
+) -> None:
+    """Compare predictions with measurements; exit code 1 outside the stated tolerance."""
+    from simtrain.report.tables import print_validation
+    from simtrain.validate.kernels import outside_tolerance, validate_kernels
+
+    frame = validate_kernels(table)
+    print_validation(frame)
+    missed = outside_tolerance(frame)
+    if missed:
+        raise ToleranceError("\n".join(missed))
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

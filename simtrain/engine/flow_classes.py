@@ -59,18 +59,20 @@ def find_classes(net: Network, traits: list[Floats], dep_ptr: Integers, deps: Nu
     used = np.diff(net.link_ptr) > 0
     flow_colour, link_colour = own, _mixed(net.capacity.view(np.uint64))
     limit = flows // WORTH
+    everything = np.ones(flows, np.bool_)
+    if not len(_number(flow_colour, everything, limit)[1]):
+        return None
     found = (0, 0)
-    of_flow, first_flow = _number(flow_colour, np.ones(flows, np.bool_), limit)
     for _ in range(MAX_ROUNDS):
-        if not len(first_flow):
-            return None
         flow_colour, link_colour = _refine(net.flow_ptr, net.flow_link, net.weight, dep_ptr, deps, flow_colour, link_colour)
-        of_flow, first_flow = _number(flow_colour, np.ones(flows, np.bool_), limit)
+        of_flow, first_flow = _number(flow_colour, everything, limit)
         of_link, first_link = _number(link_colour, used, links)
-        if found == (len(first_flow), len(first_link)):
+        if not len(first_flow) or found == (len(first_flow), len(first_link)):
             break
         found = (len(first_flow), len(first_link))
     else:
+        return None
+    if not len(first_flow):
         return None
     classes = Classes(of_flow, of_link, first_flow, first_link)
     is_valid = _same_traits(net, traits, classes) and _is_equitable(

@@ -33,10 +33,6 @@ def build_network(flow_ptr: Integers, flow_link: Numbers, capacity: Integers, ca
     """
     weight = np.ones(len(flow_link), np.int32)
     flow_ptr, flow_link, weight = _merge(flow_ptr, flow_link, weight)
-    crowd = np.bincount(flow_link, weight, minlength=len(capacity))
-    if np.any(crowd > capacity):
-        link = int(np.flatnonzero(crowd > capacity)[0])
-        raise InputError(f"capacity: link {link} has less than one rate unit (2^-20 B/s) for each of its {crowd[link]:.0f} flows")
     is_dropped = _dominated(flow_ptr, flow_link, weight, capacity)
     if is_dropped.any():
         flow_ptr, flow_link, weight = _keep(flow_ptr, flow_link, weight, is_dropped)

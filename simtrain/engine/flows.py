@@ -166,7 +166,8 @@ def _result(clock: Clock, classes: Classes | None, window: float) -> FlowResult:
         stuck = np.flatnonzero(np.isnan(finish))
         if classes is not None:
             stuck = classes.first_flow[stuck]
-        raise InputError(f"deps: flows wait for each other in a circle and never start: {', '.join(map(str, stuck[:8]))}{', ...' if len(stuck) > 8 else ''}")
+        shown = ", ".join(map(str, stuck[:8])) + (", ..." if len(stuck) > 8 else "")
+        raise InputError(f"these flows never finish: {shown}; they wait for each other in a circle, or a link has less than 2^-20 B/s for each of its flows")
     if classes is not None:
         finish, begin = finish[classes.of_flow], begin[classes.of_flow]
     return FlowResult(finish, begin, int(clock.sizes[EVENTS]), int(clock.sizes[CHANGES]), len(clock.finish), window > 0)

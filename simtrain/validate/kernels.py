@@ -163,3 +163,17 @@ without a line under *rows and errors* is assumed too.
 - Not modelled: block-scaled 8-bit products, clocks that fall with the length of a kernel, differences between libraries on one shape (two stacks on
   one device differ by 4-6 % in the median, 12 % on GB200), data-dependent power.
 """
+
+
+TOLERANCE = {"gemm fp8": 0.12, "gemm nvfp4": 0.15, "gemm": 0.05, "attention": 0.11, "grouped": 0.15, "memory": 0.10}
+"""Accepted median error on held-out rows of fitted curves, by kind and format, or by kind."""
+
+
+def outside_tolerance(frame: pd.DataFrame) -> list[str]:
+    """Return one line per fitted group whose held-out median error exceeds its tolerance."""
+    lines: list[str] = []
+    for row in frame[(frame["role"] == "fitted") & (frame["status"] == "ok")].to_dict("records"):
+        limit = TOLERANCE.get(f"{row['kind']} {row['kernel']}", TOLERANCE.get(row["kind"], 0.15))
+        if row["median"] > limit:
+            lines.append(f"{row['accelerator']} {row['kind']} {row['kernel']}: median error {row['median']:.1%}, allowed {limit:.0%}")
+    return lines
