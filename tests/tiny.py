@@ -24,9 +24,7 @@ def accelerator(memory: float = 1e15) -> Accelerator:
         attention={"flash2": {"forward": 0.5, "backward": 0.5}},  # pyright: ignore[reportArgumentType]
         launch=0.0,
     )
-    return Accelerator(
-        vendor="test", peak={"bf16": 1e14, "fp16": 1e14}, sms=100, memory_capacity=memory, memory_bandwidth=1e12, kernels=kernels
-    )
+    return Accelerator(vendor="test", peak={"bf16": 1e14, "fp16": 1e14}, sms=100, memory_capacity=memory, memory_bandwidth=1e12, kernels=kernels)
 
 
 def cluster(nodes: int = 8, per_node: int = 8, *, nics: int | None = None, scale_up: float = 64.0, nic: float = 8.0) -> Cluster:

@@ -55,13 +55,18 @@ def compose(step: Step, cluster: Cluster, fidelity: Fidelity, slowdown: float) -
             if not isinstance(instruction, Do) or instruction.key is not None or id(instruction.template) in composites.by_template:
                 continue
             template = instruction.template
-            if len(template.ops) < 2 or template.left_open or any(op.kind in (Kind.SEND, Kind.RECV) for op in template.ops):
-                continue
-            if is_nic_shared and any(op.links & (Link.NIC_OUT | Link.NIC_IN) for op in template.ops):
+            if not _is_composable(template, is_nic_shared):
                 continue
             made = _compose_one(template, step, cls, cluster, fidelity, slowdown)
             composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
     return composites
+
+
+def _is_composable(template: Template, is_nic_shared: bool) -> bool:
+    kinds, links = {op.kind for op in template.ops}, {op.links for op in template.ops}
+    if len(template.ops) < 2 or template.left_open or not kinds.isdisjoint((Kind.SEND, Kind.RECV)):
+        return False
+    return not (is_nic_shared and any(link & (Link.NIC_OUT | Link.NIC_IN) for link in links))
 
 
 def _is_nic_shared(step: Step, cluster: Cluster) -> bool:

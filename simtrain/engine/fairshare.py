@@ -87,13 +87,16 @@ class FairShare:
         self._dirty: set[int] = set()
 
     def add(self, flow: int, links: Mapping[int, int], cap: int) -> None:
-        """Start a transfer; its rate is known after :meth:`resolve`, or at once if it loads no link."""
+        """Start a transfer; if a link of it saturates, its rate is 0 until :meth:`resolve`, else it is its cap at once."""
         self.flows[flow] = (links, cap)
-        self.rate[flow] = 0 if links else cap
+        is_contended = False
         for link, members in links.items():
             self._on_link[link].add(flow)
             self._demand[link] += cap * members
-        self._dirty.update(links)
+            is_contended |= self._demand[link] > self.capacity[link]
+        self.rate[flow] = 0 if is_contended else cap
+        if is_contended:
+            self._dirty.update(links)
 
     def remove(self, flow: int) -> None:
         """End a transfer."""
@@ -101,8 +104,9 @@ class FairShare:
         del self.rate[flow]
         for link, members in links.items():
             self._on_link[link].discard(flow)
+            if self._demand[link] > self.capacity[link]:  # only there could others be waiting for its share
+                self._dirty.add(link)
             self._demand[link] -= cap * members
-        self._dirty.update(links)
 
     def resolve(self) -> list[int]:
         """Solve where something changed and return the flows whose rate is new, in order of their number."""

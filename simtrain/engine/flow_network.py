@@ -46,6 +46,31 @@ def network_of(flow_ptr: Integers, flow_link: Numbers, weight: Numbers, capacity
     return Network(flow_ptr, flow_link, weight, link_ptr, capacity, cap)
 
 
+def reorder(net: Network, dep_ptr: Integers, deps: Numbers, order: Integers) -> tuple[Network, Integers, Numbers]:
+    """Number the flows anew: the ``i``-th one is the present ``order[i]``."""
+    if np.array_equal(order, np.arange(len(order))):
+        return net, dep_ptr, deps
+    flow_ptr, entry = _gather(net.flow_ptr, order)
+    new_ptr, row = _gather(dep_ptr, order)
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order))
+    return Network(flow_ptr, net.flow_link[entry], net.weight[entry], net.link_ptr, net.capacity, net.cap[order]), new_ptr, rank[deps[row]]
+
+
+@njit(cache=True, error_model="numpy")
+def _gather(ptr: Integers, order: Integers) -> tuple[Integers, Integers]:
+    """Return the pointers of the rows in a new order, and the entries that they take over."""
+    new_ptr, entry = np.empty_like(ptr), np.empty(ptr[-1], np.int64)
+    size = 0
+    new_ptr[0] = 0
+    for i in range(len(order)):
+        for old in range(ptr[order[i]], ptr[order[i] + 1]):
+            entry[size] = old
+            size += 1
+        new_ptr[i + 1] = size
+    return new_ptr, entry
+
+
 @njit(cache=True, error_model="numpy")
 def _merge(flow_ptr: Integers, flow_link: Numbers, weight: Numbers) -> tuple[Integers, Numbers, Numbers]:
     """Turn a link that a flow crosses several times into one row of that weight."""

@@ -106,7 +106,7 @@ def simulate_flows(
     [4.0, 2.0]
     """
     from simtrain.engine.flow_loop import run
-    from simtrain.engine.flow_network import as_rates, build_network
+    from simtrain.engine.flow_network import as_rates, build_network, reorder
 
     count = len(np.atleast_1d(np.asarray(start)))
     pointer = _pointer(link_ptr, "link_ptr", count)
@@ -123,12 +123,18 @@ def simulate_flows(
 
     net = build_network(pointer, crossed, link_capacity, cap)
     classes = _classes(net, traits, waits, awaited, use_classes)
+    of_flow, first_flow = None, np.arange(count)
     if classes is not None:
         from simtrain.engine.flow_classes import quotient
 
         net, waits, awaited = quotient(net, classes, waits, awaited)
-        traits = [trait[classes.first_flow] for trait in traits]
-    return _result(run(_timing(traits, waits, awaited), net, window), classes, window)
+        of_flow, first_flow = classes.of_flow, classes.first_flow
+        traits = [trait[first_flow] for trait in traits]
+    # Flows that move at the same time lie next to each other in memory; results do not depend on the numbering.
+    order = np.argsort(traits[0], kind="stable")
+    net, waits, awaited = reorder(net, waits, awaited, order)
+    clock = run(_timing([trait[order] for trait in traits], waits, awaited), net, window)
+    return _result(clock, first_flow[order], _ranks(order) if of_flow is None else _ranks(order)[of_flow], window)
 
 
 def _classes(net: Network, traits: list[Floats], dep_ptr: Integers, deps: Numbers, use_classes: bool | str) -> Classes | None:
@@ -158,19 +164,23 @@ def _timing(traits: list[Floats], dep_ptr: Integers, deps: Numbers) -> Timing:
     return Timing(start, latency, nbytes, next_ptr, next_flow, missing, order)
 
 
-def _result(clock: Clock, classes: Classes | None, window: float) -> FlowResult:
+def _ranks(order: Integers) -> Integers:
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return ranks
+
+
+def _result(clock: Clock, names: Integers, of_flow: Integers, window: float) -> FlowResult:
+    """Give each flow the times of the simulated one that stands for it."""
     from simtrain.engine.flow_loop import CHANGES, EVENTS
 
-    finish, begin = clock.finish, clock.begin
-    if np.isnan(finish).any():
-        stuck = np.flatnonzero(np.isnan(finish))
-        if classes is not None:
-            stuck = classes.first_flow[stuck]
-        shown = ", ".join(map(str, stuck[:8])) + (", ..." if len(stuck) > 8 else "")
+    stuck = names[np.isnan(clock.finish)]
+    if len(stuck):
+        shown = ", ".join(map(str, np.sort(stuck)[:8])) + (", ..." if len(stuck) > 8 else "")
         raise InputError(f"these flows never finish: {shown}; they wait for each other in a circle, or a link has less than 2^-20 B/s for each of its flows")
-    if classes is not None:
-        finish, begin = finish[classes.of_flow], begin[classes.of_flow]
-    return FlowResult(finish, begin, int(clock.sizes[EVENTS]), int(clock.sizes[CHANGES]), len(clock.finish), window > 0)
+    return FlowResult(
+        clock.finish[of_flow], clock.begin[of_flow], int(clock.sizes[EVENTS]), int(clock.sizes[CHANGES]), len(clock.finish), window > 0
+    )  # fmt: skip
 
 
 def _column(values: ArrayLike, name: str, count: int | None) -> Floats:

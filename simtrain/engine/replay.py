@@ -8,7 +8,7 @@ changed its rate. Operations of zero length complete in a further round of the s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +70,7 @@ class _Replay:
         self.anchor: dict[int, float] = {}
         self.rate: dict[int, float] = {}
         self.network = FairShare(links.capacity)
+        self.loads: dict[tuple[tuple[int, int], ...], Mapping[int, int]] = {}
         self.lanes = Lanes(len(graph.ranks) * len(LINK_CLASSES))
         self.moving: set[int] = set()
         self.computing: list[set[int]] = [set() for _ in graph.ranks]
@@ -117,7 +118,8 @@ class _Replay:
     def _deadlock(self, stuck: list[int]) -> str:
         g = self.graph
         shown = ", ".join(f"rank {g.ranks[self.rank[r]]} {g.table.ops[self.op[r]].stream}: {g.table.ops[self.op[r]].name}" for r in stuck[:4])
-        return f"the graph cannot finish: {len(stuck)} of {len(g)} rows never start ({shown}, ...); sends and receives are posted in an order that waits on itself"
+        why = "sends and receives are posted in an order that waits on itself"
+        return f"the graph cannot finish: {len(stuck)} of {len(g)} rows never start ({shown}, ...); {why}"
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -175,13 +177,16 @@ class _Replay:
             return
         self.moving.add(unit)
         self.left[unit], self.anchor[unit], self.rate[unit] = self.nbytes[unit], self.env.now, 0.0
-        links = Counter[int]()
-        if self.fidelity == "fair":
-            for row in self._rows(unit):
-                links.update(self.links.of(self.rank[row], self.uses[row]))
-        self.network.add(unit, links, self.cap[self.op[unit]])
-        if not links:
-            self._re_anchor(unit, self.cap[self.op[unit]] / RATE_UNIT)
+        self.network.add(unit, self._links_of(unit) if self.fidelity == "fair" else {}, self.cap[self.op[unit]])
+        if self.network.rate[unit]:
+            self._re_anchor(unit, self.network.rate[unit] / RATE_UNIT)
+
+    def _links_of(self, unit: int) -> Mapping[int, int]:
+        """Return the links that a unit loads, with the number of its members on each."""
+        key = tuple((self.rank[row], self.uses[row]) for row in self._rows(unit))
+        if key not in self.loads:
+            self.loads[key] = Counter(link for rank, classes in key for link in self.links.of(rank, classes))
+        return self.loads[key]
 
     def _finish(self, unit: int) -> None:
         now = self.env.now

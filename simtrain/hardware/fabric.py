@@ -150,7 +150,8 @@ class Fabric:
         kind, way = key.split("_")
         if kind == "nic":
             node, card, plane = index
-            return f"node{node}/nic{card}/{self._plane(plane)}{self._leaf(node // self.shape.nodes_per_set * self.shape.rails + (card if self._is_rail else 0))}/{way}"
+            leaf = node // self.shape.nodes_per_set * self.shape.rails + (card if self._is_rail else 0)
+            return f"node{node}/nic{card}/{self._plane(plane)}{self._leaf(leaf)}/{way}"
         if kind == "leaf":
             plane, leaf, spine = index
             return f"{self._plane(plane)}{self._leaf(leaf)}/{self._pod(leaf // self.shape.rails // self.shape.sets_per_pod)}spine{spine}/{way}"
@@ -176,6 +177,11 @@ class Fabric:
     def link(self, link: int) -> FabricLink:
         """Return a link as a record."""
         return FabricLink(self.name(link), float(self.capacity[link]), float(self.latency[link]), LinkClass(int(self.link_class[link])))
+
+    @property
+    def cables(self) -> dict[tuple[int, int], int]:
+        """Cables of a node by (accelerator, accelerator), both ways; empty where a switch or PCIe joins them."""
+        return dict(self._wiring.count)
 
     # -- degradations ----------------------------------------------------------------------------------------------------------
 

@@ -227,6 +227,7 @@ class _StageBuilder:
         system, layout = self.system, self.layout
         self.model, self.costs = layout.workload.model, layout.costs
         self.coordinates = {"pp": self.index}
+        self.boundaries: dict[tuple[int, int], Transfer] = {}
         self.shards = layout.mesh.size("dp_cp")
         self.order = tasks(layout.schedule, self.index, system.pp, system.vpp, layout.num_microbatches)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
@@ -338,9 +339,12 @@ class _StageBuilder:
         return program + ([Wait(("reduce", c)) for c in last] if self.system.dp_overlap == "chunk" and self.system.zero < 3 else [])
 
     def _boundary(self, source: int, target: int) -> Transfer:
+        if (source, target) in self.boundaries:
+            return self.boundaries[source, target]
         ranks = tuple(self.layout.mesh.rank({"pp": stage}) for stage in (source, target))
         nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
-        return self.costs.collective("send_recv", nbytes, ranks)
+        self.boundaries[source, target] = self.costs.collective("send_recv", nbytes, ranks)
+        return self.boundaries[source, target]
 
     def _epilogue(self) -> list[Instruction]:
         """Reduce what is not reduced yet, sum tied embeddings, step the optimizer, gather what it sharded."""

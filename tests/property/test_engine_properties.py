@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny import SOFTWARE, TICK, budget_errors, cluster, compute, ends, instruction_ends, job, message, step, template, transfer
 
 from simtrain.cost.collective import Transfer
 from simtrain.engine import composite, execute, links
@@ -28,6 +27,7 @@ from simtrain.hardware import Cluster
 from simtrain.systems.dense.megascale import MegaScale
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.training import TransformerTraining
+from tests.tiny import SOFTWARE, TICK, budget_errors, cluster, compute, ends, instruction_ends, job, message, step, template, transfer
 
 REPLAY: Any = importlib.import_module("simtrain.engine.replay")  # the package's name of that name is the function
 
@@ -58,7 +58,9 @@ def random_move(rng: random.Random) -> tuple[str, Transfer]:
     """A collective over tp on the ports, or over dp or cp on the NICs; alone it reaches between half and all of the link."""
     axis = rng.choice(("tp", "cp", "dp"))
     link, rate = ("scale_up", PORT) if axis == "tp" else ("nic", NIC)
-    return axis, Transfer(rng.choice((0.0, 1e-4, rng.random() * 1e-3)), float(rng.choice((0, 1000, rng.randrange(1, 10**6)))), rng.uniform(0.5, 1.0) * rate, link)
+    return axis, Transfer(
+        rng.choice((0.0, 1e-4, rng.random() * 1e-3)), float(rng.choice((0, 1000, rng.randrange(1, 10**6)))), rng.uniform(0.5, 1.0) * rate, link
+    )
 
 
 def random_aside(rng: random.Random) -> Template:
@@ -340,7 +342,16 @@ def test_64_ranks_on_all_axes(cls: type[MegatronLM], vpp: int, zero: int, dp_ove
     recompute=st.sampled_from(["none", "selective", "full"]), nics=st.sampled_from([8, 4, 1]), fidelity=FIDELITIES, slowdown=SLOWDOWNS,
 )  # fmt: skip
 def test_eight_ranks_on_some_axes(
-    cls: type[MegatronLM], degrees: tuple[int, ...], vpp: int, zero: int, overlap: Any, pp_overlap: bool, recompute: Any, nics: int, fidelity: Any, slowdown: float
+    cls: type[MegatronLM],
+    degrees: tuple[int, ...],
+    vpp: int,
+    zero: int,
+    overlap: Any,
+    pp_overlap: bool,
+    recompute: Any,
+    nics: int,
+    fidelity: Any,
+    slowdown: float,
 ) -> None:
     tp, cp, dp, pp = degrees
     chosen: dict[str, Any] = {"sliding_window": None} if cls is MegaScale else {}

@@ -119,12 +119,14 @@ def test_copies_of_a_situation_have_the_rates_of_one(capacity: list[int], popula
 @given(capacity=capacities, population=st.dictionaries(st.integers(0, 20), flows(), min_size=1, max_size=10), times=st.integers(2, 5))
 def test_a_shared_link_serves_equal_members_as_a_share_serves_one(capacity: list[int], population: dict[int, Flow], times: int) -> None:
     # A card of two ranks with both unfolded against half a card with one of them.
-    together = progressive_filling({f: ({k: n * times for k, n in links.items()}, cap) for f, (links, cap) in population.items()}, [c * times for c in capacity])
+    together = progressive_filling(
+        {f: ({k: n * times for k, n in links.items()}, cap) for f, (links, cap) in population.items()}, [c * times for c in capacity]
+    )
     assert together == progressive_filling(population, capacity)
 
 
 def test_a_network_that_forgets_a_removal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(self: FairShare, flow: int) -> None:
+    def forgetful(self: Any, flow: int) -> None:
         links, cap = self.flows.pop(flow)
         del self.rate[flow]
         for link, members in links.items():

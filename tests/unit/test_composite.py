@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.tiny import TICK, budget_errors, cluster, compute, ends, instruction_ends, message, step, template, transfer
 
 from simtrain.engine.execute import Execution, execute
 from simtrain.graph.step import Do, Instruction, Step, Wait
 from simtrain.graph.template import Template
+from tests.tiny import TICK, budget_errors, cluster, compute, ends, instruction_ends, message, step, template, transfer
 
 FAST = 1e6
-LAYER = template(compute(1.0, name="a"), transfer(64.0, FAST, 0, axis="tp", link="scale_up", holds_sms=True, name="tp"), compute(1.0, 1, name="b"), name="layer")
+LAYER = template(
+    compute(1.0, name="a"), transfer(64.0, FAST, 0, axis="tp", link="scale_up", holds_sms=True, name="tp"), compute(1.0, 1, name="b"), name="layer"
+)
 """One second of work, one of communication, one of work; the port moves 64 B/s."""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.tiny import compute, message, step, template, transfer
 
 from simtrain.errors import InputError
 from simtrain.graph.graph import Graph, assemble, is_communication
 from simtrain.graph.step import Do, Wait
 from simtrain.graph.template import Kind, Template
+from tests.tiny import compute, message, step, template, transfer
 
 
 def edges(g: Graph) -> set[tuple[str, str]]:

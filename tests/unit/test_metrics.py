@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.tiny import cluster, compute, message, step, template, transfer
 
 from simtrain.engine.metrics import Busy, axis_label, measure_ranks, overlaps, waiting
 from simtrain.engine.replay import replay
 from simtrain.graph.graph import assemble
 from simtrain.graph.step import Do, Instruction, Wait
 from simtrain.graph.template import Kind, Link, Op, Template
+from tests.tiny import cluster, compute, message, step, template, transfer
 
 FAST = 1e6
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.tiny import cluster, compute, step, template
 
 from simtrain.cost.collective import Transfer
 from simtrain.engine.replay import replay
@@ -15,6 +14,7 @@ from simtrain.graph.pipeline import Stage, stage_program
 from simtrain.graph.schedule import Schedule, Task, tasks
 from simtrain.graph.step import Do, Step, Wait
 from simtrain.graph.template import Kind
+from tests.tiny import cluster, compute, step, template
 
 FREE = Transfer(0.0, 0.0, 1.0, "nic")
 
@@ -39,7 +39,8 @@ def run(s: Step) -> Trace:
 def shapes() -> Iterator[tuple[Schedule, int, int, int]]:
     for p in (1, 2, 3, 4, 8):
         for m in (1, 2, 5, 8):
-            yield from (("gpipe", p, 1, m), ("1f1b", p, 1, m))
+            yield "gpipe", p, 1, m
+            yield "1f1b", p, 1, m
         for v in (2, 3):
             for m in (p, 2 * p, 4 * p):
                 yield "interleaved", p, v, m

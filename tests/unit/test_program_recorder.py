@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import pytest
-from tests.tiny import MODEL, SOFTWARE, UNFUSED, cluster
 
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
@@ -18,6 +17,7 @@ from simtrain.hardware import Software
 from simtrain.model import Transformer
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.training import Microbatch
+from tests.tiny import MODEL, SOFTWARE, UNFUSED, cluster
 
 MOVE = Transfer(0.5, 8.0, 4.0, "nic")
 
@@ -210,8 +210,11 @@ def test_reductions_follow_the_layer_that_is_complete() -> None:
         with r.layer():
             r.compute(f"{layer}1", 1.0, 1.0)
             r.compute(f"{layer}2", 1.0, 1.0)
-    seen = r.backward("b", lambda p, layer: p.compute(f"reduce {layer}", 1.0) and None)
-    assert names(seen) == ["y2.backward", "y1.backward", "reduce 1", "x2.backward", "x1.backward", "reduce 0"]
+
+    def reduce(p: Program, layer: int) -> None:
+        p.compute(f"reduce {layer}", 1.0)
+
+    assert names(r.backward("b", reduce)) == ["y2.backward", "y1.backward", "reduce 1", "x2.backward", "x1.backward", "reduce 0"]
 
 
 def test_a_layer_takes_at_least_what_its_launches_take_on_the_host() -> None:
@@ -297,7 +300,7 @@ def test_no_parallelism_saves_34_sbh_and_the_scores() -> None:
 
 @pytest.mark.parametrize(("mlp", "kv_heads"), list(itertools.product(("gelu", "swiglu"), (0, 4))))
 @pytest.mark.parametrize("tp", [1, 2, 4])
-def test_parameters_and_flops_of_a_layer(mlp: str, kv_heads: int, tp: int) -> None:
+def test_parameters_and_flops_of_a_layer(mlp: Any, kv_heads: int, tp: int) -> None:
     model = Transformer(
         name="m", layers=1, hidden=512, heads=8, kv_heads=kv_heads, ffn=1536, vocab=1024, has_bias=False, norm="rmsnorm", mlp=mlp, is_causal=False
     )  # fmt: skip  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.tiny import TICK, cluster, compute, ends, message, rows, step, template, transfer
 
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
@@ -15,6 +14,7 @@ from simtrain.errors import SimtrainError
 from simtrain.graph.graph import assemble
 from simtrain.graph.step import Do, Instruction, Step, Wait
 from simtrain.graph.template import Kind, Link, Op, Template
+from tests.tiny import TICK, cluster, compute, ends, message, rows, step, template, transfer
 
 FAST = 1e6
 """A rate that never binds. [B/s]"""
