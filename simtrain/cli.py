@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from enum import Enum
+from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from simtrain.errors import InputError, SimtrainError, ToleranceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from simtrain.study.compare import Comparison
     from simtrain.study.result import Result
@@ -24,7 +26,13 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-class Kind(str, Enum):
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, by which typer reports it."""
+PICTURES = (".svg", ".png")
+"""Endings of pictures."""
+
+
+class Kind(StrEnum):
     """What ``list`` can list."""
 
     systems = "systems"
@@ -35,27 +43,27 @@ class Kind(str, Enum):
     workloads = "workloads"
 
 
-class FidelityOption(str, Enum):
+class FidelityOption(StrEnum):
     """How transfers share links."""
 
     analytic = "analytic"
     fair = "fair"
 
 
-class EngineOption(str, Enum):
+class EngineOption(StrEnum):
     """Which executor replays the graph."""
 
     auto = "auto"
     simpy = "simpy"
 
 
-class CalibrationTarget(str, Enum):
+class CalibrationTarget(StrEnum):
     """What ``calibrate`` can fit."""
 
     kernels = "kernels"
 
 
-class ValidationTarget(str, Enum):
+class ValidationTarget(StrEnum):
     """What ``validate`` can compare."""
 
     kernels = "kernels"
@@ -64,7 +72,7 @@ class ValidationTarget(str, Enum):
 Workload = Annotated[str | None, typer.Option(help="Shipped name or path of a workload YAML.")]
 ClusterOption = Annotated[str | None, typer.Option(help="Shipped name or path of a cluster YAML.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of system, workload or cluster; repeatable.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random streams.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random streams.")]
 Fidelity = Annotated[FidelityOption, typer.Option(help="analytic: transfers on a link serialise; fair: they share it.")]
 Engine = Annotated[EngineOption, typer.Option(help="Executor.")]
 Unfold = Annotated[str, typer.Option(metavar="AXES", help="Mesh axes whose ranks are all executed, such as tp,dp.")]
@@ -104,8 +112,10 @@ def run(
     """Simulate one step of one system."""
     from simtrain.study.run import run as run_api
 
+    chosen = _settings(settings or [], [system])
+    _check_outputs(trace, plot)
     result = run_api(
-        system, workload, cluster, settings=parse_settings(settings or []), fidelity=fidelity.value, engine=engine.value,
+        system, workload, cluster, settings=chosen, fidelity=fidelity.value, engine=engine.value,
         unfold=[axis for axis in unfold.split(",") if axis], seed=seed,
     )  # fmt: skip
     _write_result(result, trace, plot)
@@ -120,10 +130,12 @@ def run(
 def _write_result(result: Result, trace: Path | None, plot: Path | None) -> None:
     from simtrain.report.perfetto import write_trace
 
+    files: list[tuple[Path, Callable[[str], None]]] = []
     if trace:
-        _writing(trace, lambda path: write_trace(result.execution, path))
+        files.append((trace, lambda path: write_trace(result.execution, path)))
     if plot:
-        _writing(plot, result.plot)
+        files.append((plot, result.plot))
+    _write(files)
 
 
 @app.command()
@@ -142,13 +154,15 @@ def compare(
     from simtrain.report.tables import Spinner, print_comparison
     from simtrain.study.compare import compare as compare_api
 
+    chosen = _settings(settings or [], systems)
+    _check_outputs(None, plot)
     with Spinner() as spinner:
         comparison = compare_api(
-            systems, workload, cluster, settings=parse_settings(settings or []), fidelity=fidelity.value, engine=engine.value, seed=seed, progress=spinner.say
+            systems, workload, cluster, settings=chosen, fidelity=fidelity.value, engine=engine.value, seed=seed, progress=spinner.say
         )
         if plot:
             spinner.say("drawing")
-            _writing(plot, comparison.plot)
+            _write([(plot, comparison.plot)])
     if as_json:
         print(json.dumps(_comparison_json(comparison), indent=2))
         return
@@ -177,6 +191,11 @@ def calibrate(
     """Fit physical parameters on measured tables; a fifth of the rows is held out and reported."""
     from simtrain.validate.calibrate import calibrate as calibrate_api
 
+    if out:
+        _check_output("--out", out)
+        if not out.absolute().parent.is_dir():
+            raise InputError(f"--out {out}: no such folder; make it first")
+    _check_table(table)
     calibrate_api(accelerator, table, out)
 
 
@@ -189,11 +208,25 @@ def validate(
     from simtrain.report.tables import print_validation
     from simtrain.validate.kernels import outside_tolerance, validate_kernels
 
+    _check_table(table)
     frame = validate_kernels(table)
+    if frame.empty:
+        raise InputError(f"{table}: holds no row that can be compared; give rows of gemm, attention or memory kernels of shipped accelerators")
     print_validation(frame)
     missed = outside_tolerance(frame)
     if missed:
         raise ToleranceError("\n".join(missed))
+
+
+def _settings(pairs: list[str], systems: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` pairs that are meant for some systems; two spellings of one key are refused."""
+    from simtrain.study.settings import refuse_repeated
+    from simtrain.systems.registry import find
+
+    settings = parse_settings(pairs)
+    for name in systems:
+        refuse_repeated(find(name), settings)
+    return settings
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -213,45 +246,93 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"--set {pair}: write KEY=VALUE, e.g. --set tp=8")
         if key in settings:
-            raise InputError(f"--set {key}: given twice")
+            raise InputError(f"--set {key}: given twice; remove one")
         settings[key] = parse_value(value)
     return settings
 
 
-def _writing(path: Path, write: Callable[[str], None]) -> None:
-    """Write beside the target and rename, so that nothing is left half written."""
-    if path.parent != Path():
+def _check_outputs(trace: Path | None, plot: Path | None) -> None:
+    """Refuse what cannot be written before anything is simulated."""
+    if trace:
+        _check_output("--trace", trace)
+    if plot:
+        _check_output("--plot", plot)
+        if plot.suffix.lower() not in PICTURES:
+            raise InputError(f"--plot {plot}: a picture ends in {' or '.join(PICTURES)}")
+    if trace and plot and trace.resolve() == plot.resolve():
+        raise InputError(f"--trace and --plot: both are {plot}; give them different names")
+
+
+def _check_output(option: str, path: Path) -> None:
+    if not path.name or path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{option} {path}: cannot be written ({folder} {'is no folder' if not folder.is_dir() else 'is read-only'}); choose another place")
+
+
+def _check_table(table: Path) -> None:
+    if table.is_file():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            table.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{table}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        write(str(temporary))
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+            raise InputError(f"{table}: cannot be read ({error.strerror})") from None
+
+
+def _write(files: Sequence[tuple[Path, Callable[[str], None]]]) -> None:
+    """Write all files beside their targets, then rename; if one fails, none is left and no folder was made."""
+    with ExitStack() as undo:
+        renames: list[tuple[Path, Path]] = []
+        for path, write in files:
+            try:
+                for folder in [parent for parent in reversed(path.parents) if not parent.exists()]:
+                    folder.mkdir()
+                    undo.callback(folder.rmdir)
+                temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+                undo.callback(temporary.unlink, missing_ok=True)
+                write(str(temporary))
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+            renames.append((temporary, path))
+        for temporary, path in renames:
+            temporary.replace(path)
+        undo.pop_all()
 
 
 def main() -> None:
     """Run the command line; user mistakes end with one message and exit code 2."""
     try:
-        app(standalone_mode=False)
+        code = app(prog_name="simtrain", standalone_mode=False)
+        sys.stdout.flush()
     except SimtrainError as error:
-        print(f"simtrain: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("simtrain: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's usage errors
-            print(f"simtrain: {error.format_message()}", file=sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
-            sys.exit(2)
-        raise
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(_usage_message(error), 2)
+    if code == INTERRUPTED:
+        _fail("interrupted", INTERRUPTED)
+    sys.exit(code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"simtrain: {message}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _usage_message(error: Any) -> str:
+    """Return click's message on one line, and the command that tells more."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return f"give a command\n\n{error.format_message()}"
+    text = " ".join(error.format_message().replace("Value error, ", "").split())
+    return f"{text.removesuffix('.')}; see '{context.command_path if context else 'simtrain'} --help'"
 
 
 if __name__ == "__main__":

@@ -63,9 +63,12 @@ def did_you_mean(word: str, known: Iterable[str], show: int = 8) -> str:
     --------
     >>> did_you_mean("latencey", ["latency", "bandwidth"])
     "did you mean 'latency'?"
+    >>> did_you_mean("h100", ["a100_sxm_80gb", "h100_sxm_80gb", "h100_pcie"])
+    "did you mean 'h100_pcie' or 'h100_sxm_80gb'?"
     """
     names = sorted({str(name) for name in known})
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    longer = [name for name in names if len(word) > 2 and word in name]
+    near = list(dict.fromkeys([*longer, *difflib.get_close_matches(word, names, n=3, cutoff=0.6)]))[:3]
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     listed = ", ".join(names[:show]) + (", ..." if len(names) > show else "")

@@ -101,6 +101,12 @@ def label(cls: type[NamedSpec], reference: str) -> str:
     return reference if reference.endswith((".yaml", ".yml")) else f"{cls.folder.split('/')[-1]}/{reference}.yaml"
 
 
+def brief(value: object, most: int = 80) -> str:
+    """Return a value as Python writes it, the middle of a long one left out."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
 def find(cls: type[NamedSpec], reference: str, beside: Path = Path()) -> Path:
     """Return the path behind a name or a path.
 
@@ -119,13 +125,12 @@ def find(cls: type[NamedSpec], reference: str, beside: Path = Path()) -> Path:
     if reference.endswith((".yaml", ".yml")):
         path = beside / reference
         if not path.is_file():
-            raise UnknownNameError(f"{reference}: no such file")
+            raise UnknownNameError(f"{reference}: no such file; mend the path, or give the name of a shipped one without .yaml")
         return path
-    path = data_root() / cls.folder / f"{reference}.yaml"
-    if not path.is_file():
+    if reference not in cls.names():
         kind = cls.folder.split("/")[-1]
-        raise UnknownNameError(f"unknown name {reference!r} in {kind}; {did_you_mean(reference, cls.names())} (a path must end in .yaml)")
-    return path
+        raise UnknownNameError(f"unknown name {brief(reference)} in {kind}; {did_you_mean(reference, cls.names())} (a path must end in .yaml)")
+    return data_root() / cls.folder / f"{reference}.yaml"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -164,9 +169,9 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" line {mark.line + 1}" if mark else ""
-        raise InputError(f"{shown}:{where}: not valid YAML ({error.problem or error.context})") from None
+        raise InputError(f"{shown}:{where}: not valid YAML ({error.problem or error.context}){_advice(error.problem or '')}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{shown}: not valid YAML ({error})") from None
+        raise InputError(f"{shown}: not valid YAML ({' '.join(str(error).split())})") from None
     except RecursionError:
         raise InputError(f"{shown}: not usable (nested too deeply)") from None
     if data is None:
@@ -174,6 +179,15 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{shown}: a mapping of keys and values is needed, not a {type(data).__name__}")
     return typing.cast("dict[str, Any]", data)
+
+
+def _advice(problem: str) -> str:
+    """Return how to mend the commonest slips."""
+    if r"'\t'" in problem:
+        return "; indent with spaces"
+    if "given twice" in problem:
+        return "; remove one"
+    return "; put text with a colon in quotes" if "mapping values" in problem else ""
 
 
 def resolve(cls: type[NamedSpec], reference: str, stack: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -200,7 +214,7 @@ def _resolve_mapping(cls: type[Spec], data: dict[str, Any], shown: str, stack: t
     if parent is not None:
         if not issubclass(cls, NamedSpec) or not isinstance(parent, str):
             raise InputError(f"{shown}: extends: the name of another file of this kind is needed, not {parent!r}")
-        data = _merge(resolve(cls, parent, stack), data)
+        data = _merge(_resolve_reference(cls, parent, f"{shown}: extends", stack), data)
     for field, value in list(data.items()):
         target = _spec_of(cls, field)
         if target is None:
@@ -325,6 +339,8 @@ def _annotation_at(cls: type[Spec], path: list[str]) -> Any:
         owner = _spec_in(here)
         if mapping is not None:
             here = get_args(mapping)[1]
+        elif get_origin(here) is tuple and part.isdigit():
+            here = get_args(here)[0]
         elif owner is not None and part in owner.model_fields:
             here = owner.model_fields[part].annotation
         else:
@@ -340,7 +356,7 @@ def parse_value(text: str) -> Any:
     """Read the value of ``key=value`` on the command line as YAML reads a scalar."""
     try:
         value: Any = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     return text if value is None and text.strip() not in ("null", "~", "None") else value
 
@@ -369,15 +385,37 @@ def explain(cls: type[Spec], error: ErrorDetails) -> str:
         case "extra_forbidden":
             return f"{where}: unknown key {path[-1]!r}; {did_you_mean(path[-1], owner.model_fields)}"
         case "missing":
-            return f"{where}: required key is missing"
+            return f"{where}: required key is missing; write '{path[-1]}: ...'"
         case "literal_error" | "enum":
-            return f"{where}: {error['input']!r} is not allowed; allowed: {error.get('ctx', {}).get('expected', '')}"
+            return f"{where}: {brief(error['input'])} is not allowed; allowed: {error.get('ctx', {}).get('expected', '')}"
+        case "invalid_key":
+            return f"{where}: a key is text, and this is a number; put it in quotes if it is meant"
+        case "model_type" | "dict_type":
+            target = _spec_at(cls, path)
+            name = f", or a name in {target.folder.split('/')[-1]}," if target is not None and issubclass(target, NamedSpec) else ""
+            return f"{where}: a mapping of keys and values{name} is needed{_got(error['input'])}"
+        case "tuple_type":
+            return f"{where}: a list is needed{_got(error['input'])}; write '{path[-1]}: [...]'"
+        case kind if kind in _PLAIN:
+            return f"{where}: {_PLAIN[kind]}{_got(error['input'])}"
         case _:
             message = error["msg"].removeprefix("Value error, ")
-            shown = error["input"]
-            is_quoted = error["type"] == "value_error" and repr(shown) in message
-            quoted = f" (got {shown!r})" if isinstance(shown, (str, int, float)) and not is_quoted else ""
+            is_quoted = error["type"] == "value_error" and (repr(error["input"]) in message or not isinstance(error["input"], (str, int, float)))
+            quoted = "" if is_quoted else _got(error["input"])
             return f"{where}: {message}{quoted}" if where else f"{message}{quoted}"
+
+
+_PLAIN: dict[str, str] = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number is needed"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is needed"),
+    "float_type": "a number is needed",
+    "string_type": "text is needed; put it in quotes",
+}
+"""What is said instead of pydantic's sentence, by its type of error."""
+
+
+def _got(value: object) -> str:
+    return " (got nothing)" if value is None or value == "" else f" (got {brief(value)})"
 
 
 def json_schema(cls: type[Spec]) -> dict[str, Any]:

@@ -12,14 +12,17 @@ References
 .. [1] Grohe, Kersting, Mladenov and Selman, Dimension Reduction via Colour Refinement, ESA 2014.
 """
 
+# pyright: reportArgumentType=false, reportReturnType=false
+# Elements of arrays are plain numbers in compiled code; numpy's stubs call them arrays.
+
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from simtrain.engine.arrays import Colours, Floats, Integers, Numbers
+from simtrain.engine.compiled import compiled
 from simtrain.engine.flow_network import network_of
 from simtrain.engine.maxmin import Network
 
@@ -101,7 +104,7 @@ def _same_traits(net: Network, traits: list[Floats], classes: Classes) -> bool:
     return same_links and np.array_equal(net.cap, net.cap[like]) and all(np.array_equal(trait, trait[like]) for trait in traits)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _mix(x: np.uint64) -> np.uint64:
     """Scatter 64 bits (the finaliser of SplitMix64: Steele, Lea and Flood, OOPSLA 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -109,7 +112,7 @@ def _mix(x: np.uint64) -> np.uint64:
     return (x ^ (x >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _mixed(values: Colours) -> Colours:
     mixed = np.empty_like(values)
     for i in range(len(values)):
@@ -117,7 +120,7 @@ def _mixed(values: Colours) -> Colours:
     return mixed
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _refine(
     flow_ptr: Integers, flow_link: Numbers, weight: Numbers, dep_ptr: Integers, deps: Numbers, flow_colour: Colours, link_colour: Colours
 ) -> tuple[Colours, Colours]:
@@ -139,7 +142,7 @@ def _refine(
     return new_flow, new_link
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _number(colour: Colours, used: np.ndarray, limit: int) -> tuple[Numbers, Numbers]:
     """Number colours in order of first appearance; no numbers at all where there are more than the limit."""
     size = 16
@@ -163,13 +166,13 @@ def _number(colour: Colours, used: np.ndarray, limit: int) -> tuple[Numbers, Num
     return number, first[:count]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _balance(scratch: Integers, classes: Numbers, items: Numbers, weight: Numbers, first: int, last: int, sign: int) -> None:
     for i in range(first, last):
         scratch[classes[items[i]]] += sign * (weight[i] if len(weight) else 1)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _is_level(scratch: Integers, classes: Numbers, items: Numbers, first: int, last: int) -> bool:
     for i in range(first, last):
         if scratch[classes[items[i]]]:
@@ -177,7 +180,7 @@ def _is_level(scratch: Integers, classes: Numbers, items: Numbers, first: int, l
     return True
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _is_alike(ptr: Integers, items: Numbers, weight: Numbers, classes: Numbers, of: Numbers, first: Numbers, scratch: Integers) -> bool:
     """Say whether rows of one class hold as many items of each class as the first row of the class."""
     for row in range(len(of)):
@@ -191,7 +194,7 @@ def _is_alike(ptr: Integers, items: Numbers, weight: Numbers, classes: Numbers, 
     return True
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _is_equitable(
     flow_ptr: Integers, flow_link: Numbers, weight: Numbers, link_ptr: Integers, dep_ptr: Integers, deps: Numbers,
     of_flow: Numbers, of_link: Numbers, first_flow: Numbers, first_link: Numbers,
@@ -212,7 +215,7 @@ def _is_equitable(
     )
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _reduce(ptr: Integers, items: Numbers, weight: Numbers, classes: Numbers, first: Numbers) -> tuple[Integers, Numbers, Numbers]:
     """Return the rows of the first flows with items replaced by their classes, equal ones merged."""
     size = 0

@@ -30,6 +30,8 @@ from simtrain.hardware.topologies import LinkClass
 MOST_MESSAGES = 3_000_000
 """Longer rings are cut to their first rounds and extended; other algorithms use fewer chunks."""
 
+_EXTENDED_MESSAGES = 400_000
+
 _CHUNKED = frozenset({("all_reduce", "tree"), ("all_reduce", "hierarchical"), ("all_gather", "hierarchical"), ("reduce_scatter", "hierarchical"),
                       ("broadcast", "ring"), ("broadcast", "hierarchical")})  # fmt: skip
 _ROUNDS = frozenset({"all_reduce", "all_gather", "reduce_scatter", "barrier"})
@@ -62,7 +64,7 @@ class FlowCollective:
     seconds: float
     """Duration, launch included. [s]"""
     latency: float
-    """What it would take without bytes. [s]"""
+    """What it would take without bytes; of the launch alone if it was not split. [s]"""
     algorithm: str
     num_messages: int
     """Of all groups simulated."""
@@ -122,7 +124,7 @@ def flow_time(
     >>> abs(seconds - 6 * (10e-6 + 7e9 / 4 / 7e9) - cluster.node.nic.launch) < 1e-11
     True
     """
-    return flow_collective(kind, nbytes, ranks, cluster, algorithm, has_siblings=has_siblings, simulate=simulate).seconds
+    return flow_collective(kind, nbytes, ranks, cluster, algorithm, has_siblings=has_siblings, splits_latency=False, simulate=simulate).seconds
 
 
 def flow_collective(
@@ -133,6 +135,7 @@ def flow_collective(
     algorithm: str = "auto",
     *,
     has_siblings: bool = False,
+    splits_latency: bool = True,
     simulate: Simulator = simulate_flows,
 ) -> FlowCollective:
     """Simulate one collective call message by message.
@@ -151,6 +154,8 @@ def flow_collective(
         A key of ``simtrain.engine.messages.ALGORITHMS[kind]``, or ``auto``: of ring and tree the one that the closed form finds faster.
     has_siblings
         Whether the groups that fill the rest of the group's nodes, and of the nodes below its leaves, do the same at the same time.
+    splits_latency
+        Whether to find out what part of the duration is latency, which takes a second simulation.
     simulate
         The flow simulator.
 
@@ -173,20 +178,28 @@ def flow_collective(
     size = 0.0 if kind == "barrier" else float(nbytes)
     if len(ranks) == 1 or (not size and kind != "barrier"):
         return FlowCollective(0.0, 0.0, chosen, 0, {}, "scale_up", False)
+    if not 0 <= min(ranks) <= max(ranks) < cluster.num_accelerators:
+        raise InputError(f"ranks: the cluster has ranks 0 to {cluster.num_accelerators - 1}, not {min(ranks)} to {max(ranks)}")
     fabric = fabric_of(cluster)
-    groups = [_placement(fabric, group) for group in _siblings(cluster, ranks)] if has_siblings else [_placement(fabric, ranks)]
-    run = _Run(fabric, kind, chosen, simulate)
-    chunks = run.best_chunks(size, groups[0])
+    groups = [_placement(fabric, group) for group in (_siblings(cluster, ranks) if has_siblings else [ranks])]
+    run = _Run(fabric, kind, chosen, splits_latency, simulate)
     one_round = sum(g.rings.size for g in groups) * cluster.topology.planes
     rounds = (2 if kind in ("all_reduce", "barrier") else 1) * (len(ranks) - 1)
-    if chosen == "ring" and kind in _ROUNDS and rounds * one_round > MOST_MESSAGES and rounds > 4:
-        return run.extended(size, groups, max(4, MOST_MESSAGES // one_round), rounds)
+    if chosen == "ring" and kind in _ROUNDS and rounds * one_round > MOST_MESSAGES and rounds > (steps := _rounds_to_run(groups[0], one_round)):
+        return run.extended(size, groups, steps, rounds)
     if kind == "all_to_all" and len(groups) * len(ranks) ** 2 > 4 * MOST_MESSAGES:
         raise UnsupportedError(f"all_to_all of {len(ranks)} members in {len(groups)} groups: more than {4 * MOST_MESSAGES} messages; use fidelity 'fair'")
+    chunks = 1
     if (kind, chosen) in _CHUNKED:
-        per_chunk = sum(len(write(size, g, chunks=1)) for g in groups[:1]) * len(groups) * cluster.topology.planes
-        chunks = max(1, min(chunks, MOST_MESSAGES // per_chunk))
+        per_chunk = len(write(size, groups[0], chunks=1)) * len(groups) * cluster.topology.planes
+        chunks = max(1, min(run.best_chunks(size, groups[0]), MOST_MESSAGES // per_chunk))
     return run.whole(join([write(size, g, chunks=chunks) for g in groups]), len(ranks) * len(groups))
+
+
+def _rounds_to_run(group: Placement, one_round: int) -> int:
+    """Return an even number of whole trips through a node, as hops inside and between nodes alternate with that period."""
+    trip = 2 * (1 if group.grid is None else group.grid.shape[1])
+    return trip * max(2, _EXTENDED_MESSAGES // one_round // trip)
 
 
 @dataclass
@@ -196,6 +209,7 @@ class _Run:
     fabric: Fabric
     kind: str
     algorithm: str
+    splits_latency: bool
     simulate: Simulator
 
     def whole(self, messages: Messages, members: int, part: float = 1.0) -> FlowCollective:
@@ -204,7 +218,7 @@ class _Run:
         routes = self._route(messages)
         capacity = self._capacity(messages, routes, part)
         launch = self._launch(routes)
-        latency = launch + self._makespan(messages, routes, capacity, np.zeros(len(messages)))
+        latency = launch + (self._makespan(messages, routes, capacity, np.zeros(len(messages))) if self.splits_latency else 0.0)
         seconds = launch + self._makespan(messages, routes, capacity, messages.nbytes)
         return FlowCollective(seconds, latency, self.algorithm, len(messages), self._load(messages, routes, members), self._bound(messages, routes), False)
 
@@ -246,7 +260,9 @@ class _Run:
         return capacity
 
     def _makespan(self, messages: Messages, routes: Routes, capacity: Floats, nbytes: Floats) -> float:
-        used, links = np.unique(routes.links, return_inverse=True)
+        used = np.zeros(len(capacity), dtype=np.bool_)
+        used[routes.links] = True
+        links = (np.cumsum(used) - 1)[routes.links]
         return self.simulate(
             np.zeros(len(messages)), nbytes, routes.ptr, links, capacity[used],
             latency=self.fabric.route_latency(routes), dep_ptr=messages.dep_ptr, deps=messages.deps,
@@ -262,8 +278,9 @@ class _Run:
         row = np.repeat(np.arange(len(messages)), np.diff(routes.ptr))
         found: dict[LinkClass, float] = {}
         for link_class in LinkClass:
-            crosses = np.unique(row[self.fabric.link_class[routes.links] == link_class])
-            if len(crosses):
+            crosses = np.zeros(len(messages), dtype=np.bool_)
+            crosses[row[self.fabric.link_class[routes.links] == link_class]] = True
+            if crosses.any():
                 found[link_class] = float(messages.nbytes[crosses].sum()) / members
         return found
 
@@ -281,18 +298,19 @@ class _Run:
         Notes
         -----
         ``c`` chunks through a pipeline of ``k`` stages take ``(k + c) (a + t / c)``, with latency ``a`` per stage and the time ``t`` of all bytes
-        on one link; the best ``c`` is ``sqrt(k t / a)`` (Sanders, Speck, Träff 2009, section 2).
+        on one link; the best ``c`` is ``sqrt(k t / a)`` (Sanders, Speck, Träff 2009, section 2). The hierarchical algorithms pay the
+        latency of a whole ring per chunk, and the phases inside the node are what a second chunk can hide.
         """
-        if (self.kind, self.algorithm) not in _CHUNKED:
-            return 1
-        node, nodes = self.fabric.cluster.node, 1 if group.grid is None else len(group.grid)
-        stages = {"ring": group.size, "tree": 2 * (group.size // nodes + nodes.bit_length()), "hierarchical": 3}[self.algorithm]
-        rate, latency = node.scale_up.bandwidth * node.scale_up.efficiency, node.scale_up.latency
-        if nodes > 1 or group.grid is None:
-            rate, latency = node.nic_bandwidth_per_accelerator * group.size / nodes, node.nic.latency
-        if self.algorithm == "hierarchical":  # one stage is a whole ring
-            latency *= max(1, nodes - 1, group.size // nodes - 1)
-        return max(1, min(_MOST_CHUNKS, round(math.sqrt(stages * nbytes / rate / latency)))) if latency else _MOST_CHUNKS
+        node, n = self.fabric.cluster.node, group.size
+        nodes = n if group.grid is None else len(group.grid)
+        inside = nbytes / (node.scale_up.bandwidth * node.scale_up.efficiency)
+        between = nbytes / (node.nic_bandwidth_per_accelerator * n / nodes)
+        if self.algorithm == "hierarchical":
+            fill, latency = inside if n > nodes else 0.0, 2 * max((nodes - 1) * node.nic.latency, (n // nodes - 1) * node.scale_up.latency)
+        else:
+            stages = n if self.algorithm == "ring" else 2 * (n // nodes + nodes.bit_length())
+            fill, latency = (stages * between, node.nic.latency) if nodes > 1 else (stages * inside, node.scale_up.latency)
+        return max(1, min(_MOST_CHUNKS, round(math.sqrt(fill / latency)))) if latency else _MOST_CHUNKS
 
 
 def _fastest(kind: str, nbytes: float, ranks: Sequence[int], cluster: Cluster) -> str:
@@ -389,14 +407,15 @@ def _siblings(cluster: Cluster, ranks: Sequence[int]) -> list[list[int]]:
     """Return the group and its translations inside the nodes and leaves that it touches, no rank taken twice."""
     per_node, own = cluster.node.num_accelerators, np.asarray(ranks, dtype=np.int64)
     node, local = own // per_node, own % per_node
-    # Below one switch nodes share nothing with each other.
+    # Below one switch nodes share nothing with each other, and what stays in a node shares nothing with others.
     is_flat = cluster.topology.kind == "flat"
+    is_alone = is_flat or len(set(node.tolist())) == 1
     under = cluster.num_nodes if is_flat else cluster.topology.nodes_per_leaf
     leaves = set((node // under).tolist())
     taken = np.zeros(cluster.num_accelerators, dtype=np.bool_)
     taken[own] = True
     found = [own.tolist()]
-    for by_node in [0] if is_flat else sorted(range(-int(node.min()), cluster.num_nodes - int(node.max())), key=abs):
+    for by_node in [0] if is_alone else sorted(range(-int(node.min()), cluster.num_nodes - int(node.max())), key=abs):
         if leaves.isdisjoint(((node + by_node) // under).tolist()):
             continue
         for by_local in sorted(range(-int(local.min()), per_node - int(local.max())), key=abs):
@@ -477,7 +496,8 @@ def pattern(ranks: Sequence[int], cluster: Cluster) -> tuple[int, ...]:
         new_leaf = new_pod * per_pod + _renamed(leaves.setdefault(new_pod, {}), leaf)
         new_node = new_leaf * under + _renamed(nodes.setdefault(new_leaf, {}), at)
         found.append(new_node * per_node + local - moved)
-    return tuple(found)
+    # The last leaf or pod may be smaller than the others, so that not every renaming fits.
+    return tuple(found) if max(found) < cluster.num_accelerators else tuple(ranks)
 
 
 def _renamed(names: dict[int, int], old: int) -> int:

@@ -4,14 +4,17 @@ A timestamp has two phases: all completions and arrivals, with what they set off
 of the shares, after which exactly the flows whose rate changed as an integer are re-anchored.
 """
 
+# pyright: reportArgumentType=false, reportReturnType=false
+# Elements of arrays are plain numbers in compiled code; numpy's stubs call them arrays.
+
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from simtrain.engine.arrays import Floats, Integers, Numbers
+from simtrain.engine.compiled import inlined, unmanaged
 from simtrain.engine.fairshare import RATE_UNIT
 from simtrain.engine.indexed_heap import empty_heap, heapify, push, remove, sift_down, sift_up
 from simtrain.engine.maxmin import DIRTY, NO_CAP, TOUCHED, Network, Shares, arrive, depart, empty_shares, forget_touched, solve
@@ -60,11 +63,11 @@ class Clock(NamedTuple):
     """Heap of flows set off by another, by ``eta``."""
     waiting_place: Numbers
     queue: Numbers
-    """Flows set off by another whose bytes move at this instant."""
+    """Flows whose bytes move at this instant."""
     sizes: Integers
 
 
-@njit(cache=True, error_model="numpy", _nrt=False)
+@unmanaged
 def _arrange(timing: Timing, net: Network, clock: Clock, s: Shares, window: float) -> None:
     """Run until nothing is left to happen."""
     following = 0
@@ -80,7 +83,7 @@ def _arrange(timing: Timing, net: Network, clock: Clock, s: Shares, window: floa
             forget_touched(s)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _next_time(timing: Timing, clock: Clock, following: int) -> float:
     now = np.inf
     if following < len(timing.order):
@@ -92,7 +95,7 @@ def _next_time(timing: Timing, clock: Clock, following: int) -> float:
     return now
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _happen(timing: Timing, net: Network, clock: Clock, s: Shares, following: int, now: float) -> int:
     """Let all completions and arrivals up to now take effect; return the next flow of ``timing.order``."""
     while clock.sizes[MOVING] and clock.eta[clock.moving[0]] <= now:
@@ -101,12 +104,12 @@ def _happen(timing: Timing, net: Network, clock: Clock, s: Shares, following: in
         depart(net, s, flow)
         _complete(timing, clock, flow, clock.eta[flow], now)
     while following < len(timing.order) and clock.eta[timing.order[following]] <= now:
-        _move(timing, net, clock, s, timing.order[following], now)
+        _queue(clock, timing.order[following])
         following += 1
     while clock.sizes[WAITING] and clock.eta[clock.waiting[0]] <= now:
         flow = clock.waiting[0]
         clock.sizes[WAITING] = remove(clock.waiting, clock.waiting_place, clock.eta, clock.sizes[WAITING], flow)
-        _move(timing, net, clock, s, flow, now)
+        _queue(clock, flow)
     taken = 0
     while taken < clock.sizes[QUEUED]:  # grows while flows without bytes set off others
         _move(timing, net, clock, s, clock.queue[taken], now)
@@ -115,7 +118,13 @@ def _happen(timing: Timing, net: Network, clock: Clock, s: Shares, following: in
     return following
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
+def _queue(clock: Clock, flow: int) -> None:
+    clock.queue[clock.sizes[QUEUED]] = flow
+    clock.sizes[QUEUED] += 1
+
+
+@inlined
 def _complete(timing: Timing, clock: Clock, flow: int, time: float, now: float) -> None:
     """Finish a flow and set off those that waited for nothing else."""
     clock.finish[flow] = time
@@ -128,13 +137,12 @@ def _complete(timing: Timing, clock: Clock, flow: int, time: float, now: float) 
             continue
         clock.eta[other] = clock.begin[other] + timing.latency[other]
         if clock.eta[other] <= now:
-            clock.queue[clock.sizes[QUEUED]] = other
-            clock.sizes[QUEUED] += 1
+            _queue(clock, other)
         else:
             clock.sizes[WAITING] = push(clock.waiting, clock.waiting_place, clock.eta, clock.sizes[WAITING], other)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _move(timing: Timing, net: Network, clock: Clock, s: Shares, flow: int, now: float) -> None:
     """Let bytes move, if there are any and something limits them."""
     clock.sizes[EVENTS] += 1
@@ -146,7 +154,7 @@ def _move(timing: Timing, net: Network, clock: Clock, s: Shares, flow: int, now:
     arrive(net, s, flow)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _re_anchor(clock: Clock, s: Shares, now: float) -> None:
     """Account for the bytes moved at the old rates and predict the completions at the new ones."""
     touched = s.sizes[TOUCHED]
@@ -167,7 +175,7 @@ def _re_anchor(clock: Clock, s: Shares, now: float) -> None:
         heapify(clock.moving, clock.moving_place, clock.eta, clock.sizes[MOVING])
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _reschedule(clock: Clock, flow: int, eta: float, is_rebuilt: bool) -> None:
     before = clock.eta[flow]
     clock.eta[flow] = eta

@@ -1,11 +1,14 @@
 """Prepares the network of a set of flows: rates as integers, no repeated and no dominated links (compiled)."""
 
+# pyright: reportArgumentType=false, reportReturnType=false
+# Elements of arrays are plain numbers in compiled code; numpy's stubs call them arrays.
+
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from simtrain.engine.arrays import Flags, Floats, Integers, Numbers
+from simtrain.engine.compiled import compiled
 from simtrain.engine.fairshare import RATE_UNIT
 from simtrain.engine.maxmin import LARGEST_RATE, NO_CAP, Network
 from simtrain.errors import InputError
@@ -57,7 +60,7 @@ def reorder(net: Network, dep_ptr: Integers, deps: Numbers, order: Integers) -> 
     return Network(flow_ptr, net.flow_link[entry], net.weight[entry], net.link_ptr, net.capacity, net.cap[order]), new_ptr, rank[deps[row]]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _gather(ptr: Integers, order: Integers) -> tuple[Integers, Integers]:
     """Return the pointers of the rows in a new order, and the entries that they take over."""
     new_ptr, entry = np.empty_like(ptr), np.empty(ptr[-1], np.int64)
@@ -71,7 +74,7 @@ def _gather(ptr: Integers, order: Integers) -> tuple[Integers, Integers]:
     return new_ptr, entry
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _merge(flow_ptr: Integers, flow_link: Numbers, weight: Numbers) -> tuple[Integers, Numbers, Numbers]:
     """Turn a link that a flow crosses several times into one row of that weight."""
     ptr, link, times = np.empty_like(flow_ptr), np.empty_like(flow_link), np.empty_like(weight)
@@ -91,7 +94,7 @@ def _merge(flow_ptr: Integers, flow_link: Numbers, weight: Numbers) -> tuple[Int
     return ptr, link[:size], times[:size]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _dominated(flow_ptr: Integers, flow_link: Numbers, weight: Numbers, capacity: Integers) -> Flags:
     """Mark links whose flows all cross one other link, as often, that has less capacity, or as much and a lower number."""
     links = len(capacity)
@@ -117,7 +120,7 @@ def _dominated(flow_ptr: Integers, flow_link: Numbers, weight: Numbers, capacity
     return (mask != 0).astype(np.uint8)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _crosses(flow_link: Numbers, weight: Numbers, begin: int, end: int, link: int, times: int) -> bool:
     for entry in range(begin, end):
         if flow_link[entry] == link:
@@ -125,7 +128,7 @@ def _crosses(flow_link: Numbers, weight: Numbers, begin: int, end: int, link: in
     return False
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _keep(flow_ptr: Integers, flow_link: Numbers, weight: Numbers, is_dropped: Flags) -> tuple[Integers, Numbers, Numbers]:
     ptr, link, times = np.empty_like(flow_ptr), np.empty_like(flow_link), np.empty_like(weight)
     size = 0

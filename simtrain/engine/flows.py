@@ -6,6 +6,7 @@ Flows may wait for others, which carries collectives as the messages of their al
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -128,12 +129,12 @@ def simulate_flows(
         from simtrain.engine.flow_classes import quotient
 
         net, waits, awaited = quotient(net, classes, waits, awaited)
-        of_flow, first_flow = classes.of_flow, classes.first_flow
+        of_flow, first_flow = classes.of_flow, classes.first_flow.astype(np.int64)
         traits = [trait[first_flow] for trait in traits]
     # Flows that move at the same time lie next to each other in memory; results do not depend on the numbering.
     order = np.argsort(traits[0], kind="stable")
     net, waits, awaited = reorder(net, waits, awaited, order)
-    clock = run(_timing([trait[order] for trait in traits], waits, awaited), net, window)
+    clock = run(_timing([trait[order] for trait in traits], waits, awaited), net, math.ceil(window * GRID) / GRID)
     return _result(clock, first_flow[order], _ranks(order) if of_flow is None else _ranks(order)[of_flow], window)
 
 
@@ -170,7 +171,7 @@ def _ranks(order: Integers) -> Integers:
     return ranks
 
 
-def _result(clock: Clock, names: Integers, of_flow: Integers, window: float) -> FlowResult:
+def _result(clock: Clock, names: Integers, of_flow: Integers | Numbers, window: float) -> FlowResult:
     """Give each flow the times of the simulated one that stands for it."""
     from simtrain.engine.flow_loop import CHANGES, EVENTS
 

@@ -7,12 +7,12 @@ items in use is the caller's, because compiled functions do not resize arrays.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from simtrain.engine.arrays import Keys, Numbers
+from simtrain.engine.compiled import inlined
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def sift_up(heap: Numbers, place: Numbers, key: Keys, position: int) -> None:
     """Restore the order after the key of the item at a position became smaller."""
     item = heap[position]
@@ -29,7 +29,7 @@ def sift_up(heap: Numbers, place: Numbers, key: Keys, position: int) -> None:
     place[item] = position
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def sift_down(heap: Numbers, place: Numbers, key: Keys, size: int, position: int) -> None:
     """Restore the order after the key of the item at a position became larger."""
     item = heap[position]
@@ -50,7 +50,7 @@ def sift_down(heap: Numbers, place: Numbers, key: Keys, size: int, position: int
     place[item] = position
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def push(heap: Numbers, place: Numbers, key: Keys, size: int, item: int) -> int:
     """Insert an item whose key is set; return the new size."""
     heap[size] = item
@@ -58,7 +58,7 @@ def push(heap: Numbers, place: Numbers, key: Keys, size: int, item: int) -> int:
     return size + 1
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def remove(heap: Numbers, place: Numbers, key: Keys, size: int, item: int) -> int:
     """Take an item out; return the new size."""
     position = place[item]
@@ -75,7 +75,7 @@ def remove(heap: Numbers, place: Numbers, key: Keys, size: int, item: int) -> in
     return size
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def heapify(heap: Numbers, place: Numbers, key: Keys, size: int) -> None:
     """Order the whole heap anew; cheaper than moving items singly when many keys changed."""
     for position in range(size // 2 - 1, -1, -1):

@@ -29,14 +29,17 @@ References
 .. [1] Bertsekas and Gallager, Data Networks, 2nd ed., section 6.5.2.
 """
 
+# pyright: reportArgumentType=false, reportReturnType=false
+# Elements of arrays are plain numbers in compiled code; numpy's stubs call them arrays.
+
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from simtrain.engine.arrays import Flags, Integers, Numbers
+from simtrain.engine.compiled import inlined, unmanaged
 from simtrain.engine.indexed_heap import empty_heap, push, remove, sift_down, sift_up
 
 UNSET = 2**63 - 1
@@ -80,8 +83,8 @@ class Shares(NamedTuple):
     """Number of flows."""
     total: Integers
     """Number of flows on the link, an upper bound of what rounding can move."""
-    count: Numbers
-    """Rows of the link in use in the three below."""
+    in_use: Numbers
+    """Rows of each link that hold a flow, in the three below."""
     on_flow: Numbers
     on_weight: Numbers
     on_entry: Numbers
@@ -124,14 +127,14 @@ def empty_shares(network: Network) -> Shares:
     return Shares(
         rate=np.zeros(flows, np.int64), bound=np.zeros(flows, np.int64),
         level=np.full(links, UNSET, np.int64), split=np.full(links, UNSET, np.int64), frozen=per_link(), free=per_link(), total=per_link(),
-        count=np.zeros(links, np.int32), on_flow=per_entry(), on_weight=per_entry(), on_entry=per_entry(), row=per_entry(),
+        in_use=np.zeros(links, np.int32), on_flow=per_entry(), on_weight=per_entry(), on_entry=per_entry(), row=per_entry(),
         is_dirty=flags(links), is_done=flags(links), is_released=flags(links), is_exact=flags(links), key=per_link(), heap=heap, place=place,
         dirty=np.zeros(links, np.int32), touched=np.zeros(flows, np.int32), is_touched=flags(flows),
         cap_heap=cap_heap, cap_place=cap_place, sizes=np.zeros(4, np.int64),
     )  # fmt: skip
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def arrive(net: Network, s: Shares, flow: int) -> None:
     """Add a flow; its rate follows from the next :func:`solve`."""
     s.rate[flow] = 0
@@ -140,23 +143,23 @@ def arrive(net: Network, s: Shares, flow: int) -> None:
     _await_cap(net, s, flow)
     for entry in range(net.flow_ptr[flow], net.flow_ptr[flow + 1]):
         link = net.flow_link[entry]
-        row = net.link_ptr[link] + s.count[link]
+        row = net.link_ptr[link] + s.in_use[link]
         s.on_flow[row], s.on_weight[row], s.on_entry[row] = flow, net.weight[entry], entry
         s.row[entry] = row
-        s.count[link] += 1
+        s.in_use[link] += 1
         s.total[link] += net.weight[entry]
         s.free[link] += net.weight[entry]
         _soil(net, s, link, 0, True)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def depart(net: Network, s: Shares, flow: int) -> None:
     """Remove a flow."""
     rate = s.bound[flow]
     for entry in range(net.flow_ptr[flow], net.flow_ptr[flow + 1]):
         link, weight = net.flow_link[entry], net.weight[entry]
-        s.count[link] -= 1
-        row, last = s.row[entry], net.link_ptr[link] + s.count[link]
+        s.in_use[link] -= 1
+        row, last = s.row[entry], net.link_ptr[link] + s.in_use[link]
         s.on_flow[row], s.on_weight[row], s.on_entry[row] = s.on_flow[last], s.on_weight[last], s.on_entry[last]
         s.row[s.on_entry[row]] = row
         s.total[link] -= weight
@@ -167,7 +170,7 @@ def depart(net: Network, s: Shares, flow: int) -> None:
         _soil(net, s, link, 0, False)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False)
+@unmanaged
 def solve(net: Network, s: Shares) -> None:
     """Bring ``bound`` up to date after arrivals and departures and list in ``touched`` the flows to compare with ``rate``."""
     while True:
@@ -182,7 +185,7 @@ def solve(net: Network, s: Shares) -> None:
     _clean(s, net)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def forget_touched(s: Shares) -> None:
     """Empty ``touched`` once the caller has taken the rates over."""
     for i in range(s.sizes[TOUCHED]):
@@ -190,12 +193,12 @@ def forget_touched(s: Shares) -> None:
     s.sizes[TOUCHED] = 0
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _is_frozen(rate: int, cap: int, split: int) -> bool:
     return rate < split or (rate == split and rate == cap)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _touch(s: Shares, flow: int) -> None:
     if not s.is_touched[flow]:
         s.is_touched[flow] = 1
@@ -203,13 +206,13 @@ def _touch(s: Shares, flow: int) -> None:
         s.sizes[TOUCHED] += 1
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _await_cap(net: Network, s: Shares, flow: int) -> None:
     if net.cap[flow] < NO_CAP:
         s.sizes[CAPS] = push(s.cap_heap, s.cap_place, net.cap, s.sizes[CAPS], flow)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _lower_bound(net: Network, s: Shares, link: int) -> int:
     """Return a level that the link does not stay below."""
     free = s.free[link]
@@ -219,21 +222,21 @@ def _lower_bound(net: Network, s: Shares, link: int) -> int:
     return tangent - s.total[link] - 1 if s.frozen[link] else tangent
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _next_look(net: Network, s: Shares, link: int, level: int) -> int:
     """Return where the sweep, now at a level, has to look at a link."""
     at = max(_lower_bound(net, s, link), level)
     return at if s.is_released[link] else min(at, s.level[link])
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _soil(net: Network, s: Shares, link: int, level: int, is_lowered: bool) -> None:
     """Note that a flow of a link changed; a bound that rose is corrected when the sweep reaches it, a lowered one at once."""
     s.is_exact[link] = 0
     if not s.is_dirty[link]:
         s.is_dirty[link] = 1
         s.is_done[link] = 0
-        s.is_released[link] = s.level[link] == UNSET or s.count[link] == 0
+        s.is_released[link] = s.level[link] == UNSET or s.in_use[link] == 0
         s.dirty[s.sizes[DIRTY]] = link
         s.sizes[DIRTY] += 1
     elif not is_lowered:
@@ -251,17 +254,14 @@ def _soil(net: Network, s: Shares, link: int, level: int, is_lowered: bool) -> N
         s.sizes[HEAP] = push(s.heap, s.place, s.key, s.sizes[HEAP], link)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _visit(net: Network, s: Shares, link: int, level: int) -> None:
     """Freeze the flows of a dirty link, or release those it used to freeze, or put it off."""
     is_old_level = not s.is_released[link] and s.level[link] == level
     bound = _lower_bound(net, s, link)
     if not s.is_exact[link] and (bound <= level or not is_old_level):
         _find_level(net, s, link, max(bound, level))
-        if s.split[link] == level:
-            _freeze(net, s, link, level)
-            return
-    elif s.is_exact[link] and s.split[link] == level:
+    if s.is_exact[link] and s.split[link] == level:
         _freeze(net, s, link, level)
         return
     if is_old_level:
@@ -276,13 +276,13 @@ def _visit(net: Network, s: Shares, link: int, level: int) -> None:
         sift_down(s.heap, s.place, s.key, s.sizes[HEAP], 0)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _find_level(net: Network, s: Shares, link: int, level: int) -> None:
     """Climb from a lower bound to the level that the flows' present rates give, and split the flows there."""
     first = net.link_ptr[link]
     while level != UNSET:
         frozen, free = 0, 0
-        for row in range(first, first + s.count[link]):
+        for row in range(first, first + s.in_use[link]):
             flow = s.on_flow[row]
             rate = s.bound[flow]
             if rate < level or (rate == level and rate == net.cap[flow]):
@@ -298,19 +298,19 @@ def _find_level(net: Network, s: Shares, link: int, level: int) -> None:
     s.is_exact[link] = 1
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _freeze(net: Network, s: Shares, link: int, level: int) -> None:
     s.level[link] = level
     s.is_done[link] = 1
     s.sizes[HEAP] = remove(s.heap, s.place, s.key, s.sizes[HEAP], link)
     first = net.link_ptr[link]
-    for row in range(first, first + s.count[link]):
+    for row in range(first, first + s.in_use[link]):
         flow = s.on_flow[row]
         if s.bound[flow] > level:
             _settle(net, s, flow, level, link)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _settle(net: Network, s: Shares, flow: int, level: int, by: int) -> None:
     """Give a flow its new rate."""
     before, cap = s.bound[flow], net.cap[flow]
@@ -334,12 +334,12 @@ def _settle(net: Network, s: Shares, flow: int, level: int, by: int) -> None:
         _soil(net, s, link, level, False)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _release(net: Network, s: Shares, link: int, level: int) -> bool:
     """Free the flows that only this link held at its old level; say whether there were any."""
     any_released = False
     first = net.link_ptr[link]
-    for row in range(first, first + s.count[link]):
+    for row in range(first, first + s.in_use[link]):
         flow = s.on_flow[row]
         if s.bound[flow] != level or net.cap[flow] == level or _is_held(net, s, flow, level, link):
             continue
@@ -357,7 +357,7 @@ def _release(net: Network, s: Shares, link: int, level: int) -> bool:
     return any_released
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _is_held(net: Network, s: Shares, flow: int, level: int, by: int) -> bool:
     """Say whether another link, clean or done, has this level."""
     for entry in range(net.flow_ptr[flow], net.flow_ptr[flow + 1]):
@@ -367,7 +367,7 @@ def _is_held(net: Network, s: Shares, flow: int, level: int, by: int) -> bool:
     return False
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
+@inlined
 def _clean(s: Shares, net: Network) -> None:
     """Close the sweep: dirty links that froze nothing have no level."""
     for i in range(s.sizes[DIRTY]):

@@ -1,7 +1,8 @@
 """Collectives as the messages of their algorithm: who sends how much to whom, and after which other messages.
 
-A message may start when what it forwards or reduces has arrived, and when its sender's previous message of the same channel has left (a
-sender works in order). ``n`` members on ``N`` nodes, ``r`` on each, ``S`` bytes in the larger buffer of a member:
+A message may start when what it forwards or reduces has arrived, and when its receiver has room: around a ring, :data:`SLOTS` messages may be
+under way on one connection, so that latencies overlap; chunks follow each other one by one, so that the first is not slowed
+by the next. ``n`` members on ``N`` nodes, ``r`` on each, ``S`` bytes in the larger buffer of a member:
 
 ==============  ==================================================================  ==========================================
 algorithm       messages                                                            each of
@@ -34,6 +35,9 @@ import numpy as np
 
 from simtrain.engine.arrays import Floats, Integers
 from simtrain.errors import InputError, UnsupportedError, did_you_mean
+
+SLOTS = 8
+"""Messages under way on one connection of a ring: NCCL's NCCL_STEPS (recalled: src/include/device.h)."""
 
 _NONE = -1
 
@@ -173,7 +177,7 @@ def _around(writer: _Writer, rings: Integers, nbytes: float, steps: int, channel
     width = 2 if first is None else max(2, first.shape[-1])
     after = np.full((*shape, width), _NONE, dtype=np.int64)
     after[1:, ..., 0] = np.roll(number, 1, axis=-1)[:-1]
-    after[1:, ..., 1] = number[:-1]
+    after[SLOTS:, ..., 1] = number[:-SLOTS]
     if first is not None:
         after[0, ..., : first.shape[-1]] = first
     writer.write(rings, np.roll(rings, -1, axis=-1), nbytes, channel, after)

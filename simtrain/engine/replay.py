@@ -112,14 +112,8 @@ class _Replay:
         self.env.run()
         stuck = [row for row, end in enumerate(self.end) if end < 0]
         if stuck:
-            raise SimtrainError(self._deadlock(stuck))
+            raise SimtrainError(deadlock(self.graph, stuck))
         return Trace(self.graph, np.array(self.ready), np.array(self.start), np.array(self.end), np.array(self.last, np.int64), self.fidelity, "simpy")
-
-    def _deadlock(self, stuck: list[int]) -> str:
-        g = self.graph
-        shown = ", ".join(f"rank {g.ranks[self.rank[r]]} {g.table.ops[self.op[r]].stream}: {g.table.ops[self.op[r]].name}" for r in stuck[:4])
-        why = "sends and receives are posted in an order that waits on itself"
-        return f"the graph cannot finish: {len(stuck)} of {len(g)} rows never start ({shown}, ...); {why}"
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -259,3 +253,10 @@ class _Replay:
         self.was_held[rank] = is_held
         for row in sorted(self.computing[rank]):
             self._re_anchor(row, self.compute_rate if is_held else 1.0)
+
+
+def deadlock(graph: Graph, stuck: list[int]) -> str:
+    """Return what to say about a graph of which these rows never end."""
+    shown = ", ".join(f"rank {graph.ranks[graph.rank[r]]} {op.stream}: {op.name}" for r in stuck[:4] for op in [graph.table.ops[graph.op[r]]])
+    why = "sends and receives are posted in an order that waits on itself"
+    return f"the graph cannot finish: {len(stuck)} of {len(graph)} rows never start ({shown}, ...); {why}"

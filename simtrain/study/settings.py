@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from simtrain import spec
 from simtrain.errors import InputError, did_you_mean
-from simtrain.hardware import Cluster
+from simtrain.hardware import Cluster, Software
 from simtrain.systems.base import System
 from simtrain.systems.registry import find, name_of
 from simtrain.workload import Pretraining
+
+T = TypeVar("T")
+N = TypeVar("N", bound=spec.NamedSpec)
 
 PREFIXES = ("system", "workload", "cluster")
 
@@ -53,19 +56,55 @@ def scenario(
 
 def _split(system: type[System], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Give each key to the part that knows it."""
-    classes: dict[str, type[spec.Spec]] = {"system": system, "workload": Pretraining, "cluster": Cluster}
+    classes = _classes(system)
     parts: dict[str, dict[str, Any]] = {name: {} for name in PREFIXES}
     for key, value in settings.items():
-        prefix, _, rest = key.partition(".")
-        if prefix in classes and rest:
-            parts[prefix][rest] = value
-            continue
-        owner = next((name for name in PREFIXES if _knows(classes[name], key)), None)
-        if owner is None:
-            known = [k for c in classes.values() for k in spec.keys(c)]
-            raise InputError(f"--set {key}: unknown key; {did_you_mean(key, known)}")
-        parts[owner][key] = value
+        owner, short = _owner(system, classes, key)
+        parts[owner][_full_key(classes[owner], short, key)] = value  # the later of two spellings wins, as the later of two equal keys does
     return parts
+
+
+def _owner(system: type[System], classes: Mapping[str, type[spec.Spec]], key: str) -> tuple[str, str]:
+    """Return the part that knows a key, and the key within that part."""
+    prefix, _, rest = key.partition(".")
+    if prefix in classes and rest:
+        return prefix, rest
+    if key in ("workload", "cluster"):
+        raise InputError(f"--set {key}: names the whole {key}; give it with --{key}, or one of its keys as {key}.KEY")
+    owner = next((name for name in PREFIXES if _knows(classes[name], key)), None)
+    if owner is None:
+        known = [k for c in classes.values() for k in spec.keys(c)]
+        raise InputError(f"--set {key}: unknown key of {system.__name__}, workload and cluster; {did_you_mean(key, known)}")
+    return owner, key
+
+
+def _full_key(cls: type[spec.Spec], short: str, written: str) -> str:
+    try:
+        return spec.expand_key(cls, short)
+    except InputError as error:
+        raise InputError(f"--set {written}: {error}") from None
+
+
+def refuse_repeated(system: type[System], settings: Mapping[str, Any]) -> None:
+    """Refuse keys that are written differently but mean the same, such as ``num_nodes`` and ``cluster.num_nodes``.
+
+    Raises
+    ------
+    InputError
+        If there are any.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    classes = _classes(system)
+    for key in settings:
+        owner, short = _owner(system, classes, key)
+        meant = (owner, _full_key(classes[owner], short, key))
+        if meant in seen:
+            raise InputError(f"--set {key}: means the same as {seen[meant]}, which is given too; remove one")
+        seen[meant] = key
+
+
+def _classes(system: type[System]) -> dict[str, type[spec.Spec]]:
+    return {"system": system, "workload": Pretraining, "cluster": Cluster}
 
 
 def _knows(cls: type[spec.Spec], key: str) -> bool:
@@ -77,30 +116,41 @@ def _knows(cls: type[spec.Spec], key: str) -> bool:
 
 
 def _system(cls: type[System], given: System | None, values: Mapping[str, Any], name: str) -> System:
-    data: dict[str, Any] = given.model_dump() if given is not None else {}
-    for field, info in cls.model_fields.items():
-        if isinstance(info.default, str) and field == "software" and given is None:
-            data[field] = info.default
-    software = data.get("software")
-    if isinstance(software, str):
-        from simtrain.hardware import Software
-
-        data["software"] = spec.resolve(Software, values.get("software", software) if isinstance(values.get("software", software), str) else software)
-    for key, value in values.items():
-        if key != "software" or not isinstance(value, str):
-            spec.set_key(cls, data, key, value)
+    """Build the system from its defaults, or from a given one, with some values replaced."""
+    data: dict[str, Any] = given.model_dump() if given is not None else {"software": cls.model_fields["software"].default}
+    rest = dict(values)
+    if isinstance(rest.get("software"), str):
+        data["software"] = rest.pop("software")
+    if isinstance(data["software"], str):
+        data["software"] = _named(lambda: spec.resolve(Software, data["software"]), "--set software: ")
+    _replace(cls, data, rest)
     return spec.validate(cls, data, name)
 
 
-def _load(cls: type[Any], given: Any, values: Mapping[str, Any]) -> Any:
+def _load(cls: type[N], given: str | N, values: Mapping[str, Any]) -> N:
     if isinstance(given, str):
-        return cls.load(given, values)
+        data = spec.resolve(cls, given)
+        _replace(cls, data, values)
+        return spec.validate(cls, data, spec.label(cls, given))
     if not values:
         return given
     data = given.model_dump()
-    for key, value in values.items():
-        spec.set_key(cls, data, key, value)
+    _replace(cls, data, values)
     try:
         return cls.model_validate(data)
     except ValueError as error:
         raise InputError(f"{given.name}: {error}") from None
+
+
+def _replace(cls: type[spec.Spec], data: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Replace values in place; whole objects before their parts, so that the order in which they were given does not matter."""
+    for key in sorted(values, key=lambda k: k.count(".")):
+        _named(lambda key=key: spec.set_key(cls, data, key, values[key]), "--set ")
+
+
+def _named(action: Callable[[], T], prefix: str) -> T:
+    """Say in the message of a failure that a setting led to it."""
+    try:
+        return action()
+    except InputError as error:
+        raise type(error)(f"{prefix}{error}") from None

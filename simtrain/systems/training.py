@@ -14,7 +14,7 @@ from pydantic import Field
 
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
-from simtrain.errors import InfeasibleError, InputError
+from simtrain.errors import InfeasibleError, InputError, UnsupportedError
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.pipeline import Stage, stage_program
@@ -25,6 +25,7 @@ from simtrain.graph.step import Do, Instruction, RankClass, Step, Wait
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
+from simtrain.policy.layer_split import SPLITS, LayerCounts, checked
 from simtrain.systems.base import System
 from simtrain.workload import Pretraining
 
@@ -43,6 +44,9 @@ class Microbatch(NamedTuple):
 CONTEXT = "context"
 """Memory part outside the framework's allocator: it counts for what fits, not for the allocated peak."""
 
+MAX_PASSES = 1_000_000
+"""Forward passes of microbatches through chunks in one step: far beyond any training run, and what a mistyped batch runs into."""
+
 RECOMPUTE = {"none": frozenset[str](), "selective": frozenset({"core_attention"}), "full": frozenset({"layer"})}
 
 
@@ -59,6 +63,8 @@ class TransformerTraining(System):
     """Data-parallel degree; 0 takes what the cluster has left."""
     vpp: int = Field(default=1, ge=1)
     """Model chunks per pipeline stage."""
+    layer_split: Literal["front", "back", "middle"] = "front"
+    """Stages that get a layer more where layers do not divide evenly, see :mod:`simtrain.policy.layer_split`."""
     microbatch_size: int = Field(default=1, ge=1)
     """Sequences per microbatch and data-parallel rank."""
     schedule: Literal["auto", "gpipe", "1f1b", "interleaved"] = "auto"
@@ -82,7 +88,7 @@ class TransformerTraining(System):
 
     def layer_forward(self, r: Recorder, m: Transformer, b: Microbatch) -> None:
         """Record one layer, forward. Its backward is derived."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{type(self).__name__}: has no layer_forward(self, r, m, b); write it, see docs/guides/adding_a_system.md")
 
     def embedding_forward(self, r: Recorder, m: Transformer, b: Microbatch) -> None:
         """Record the token embedding: vocabulary-parallel over tp, its sum reduced or scattered."""
@@ -106,6 +112,10 @@ class TransformerTraining(System):
         """Return what one rank sends to the next stage per microbatch: its share when tp ranks scatter it. [B]"""
         return b.tokens * m.hidden * dtype_bytes / self.tp
 
+    def split_layers(self, layers: int) -> LayerCounts:
+        """Return the layers of every chunk, by stage; the place for a policy of one's own."""
+        return SPLITS[self.layer_split](layers, self.pp, self.vpp)
+
     @property
     def activation_shards(self) -> int:
         """Ranks over which activations between tensor-parallel layers are sharded."""
@@ -119,11 +129,15 @@ class TransformerTraining(System):
         InputError
             With the degree and what it has to divide.
         """
-        for name, total in (("heads", m.heads), ("ffn", m.ffn), ("kv_heads", max(m.num_kv_heads, self.tp))):
+        for name, total in (("heads", m.heads), ("ffn", m.ffn)):
             if total % self.tp:
                 raise InputError(f"tp={self.tp} does not divide {name}={total} of {m.name}; choose a divisor of {total}")
-        if workload.seq_len % (self.cp * self.activation_shards):
-            raise InputError(f"cp={self.cp} x tp={self.activation_shards} does not divide seq_len={workload.seq_len}")
+        if m.num_kv_heads % self.tp and self.tp % m.num_kv_heads:
+            raise InputError(f"tp={self.tp} neither divides kv_heads={m.num_kv_heads} of {m.name} nor is a multiple; choose another tp")
+        shards = self.cp * self.activation_shards
+        if workload.seq_len % shards:
+            parts = f"cp={self.cp} x tp={self.tp} = {shards}" if self.activation_shards > 1 else f"cp={self.cp}"
+            raise InputError(f"{parts} does not divide seq_len={workload.seq_len} of {workload.name}; change a degree or seq_len")
 
     # -- from parameters to a step ------------------------------------------------------------------------
 
@@ -174,31 +188,26 @@ def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster
     world, inner = cluster.num_accelerators, system.tp * system.cp * system.pp
     dp = system.dp or world // inner
     if dp * inner != world:
-        raise InputError(
-            f"tp={system.tp} x cp={system.cp} x pp={system.pp} x dp={dp or system.dp} = {max(dp, system.dp) * inner} ranks, "
-            f"but cluster {cluster.name} has {world} accelerators; change a degree or cluster.num_nodes"
-        )
+        degrees = f"tp={system.tp} x cp={system.cp} x pp={system.pp}"
+        ranks = f"{degrees} x dp={dp} = {dp * inner} ranks" if system.dp else f"{degrees} = {inner} ranks, or a multiple"
+        raise InputError(f"{ranks}, but cluster {cluster.name} has {world} accelerators; change a degree or cluster.num_nodes")
     per_step = dp * system.microbatch_size
     if workload.global_batch_size % per_step:
         raise InputError(
             f"global_batch_size={workload.global_batch_size} is not a multiple of dp={dp} x microbatch_size={system.microbatch_size}; change one of them"
         )
+    num_microbatches = workload.global_batch_size // per_step
+    if num_microbatches * system.pp * system.vpp > MAX_PASSES:
+        raise InputError(
+            f"global_batch_size={workload.global_batch_size} makes {num_microbatches:,} microbatches on each of {system.pp * system.vpp} chunks, "
+            f"more than the {MAX_PASSES:,} passes that are simulated; lower it, or raise microbatch_size or dp"
+        )
+    layers = checked(system.split_layers(workload.model.layers), workload.model.layers, system.pp, system.vpp)
     mesh = Mesh((("tp", system.tp), ("cp", system.cp), ("dp", dp), ("pp", system.pp)))
     schedule: Schedule = ("interleaved" if system.vpp > 1 else "1f1b") if system.schedule == "auto" else system.schedule
     batch = Microbatch(system.microbatch_size, workload.seq_len, system.microbatch_size * workload.seq_len / system.cp)
     costs = CostModel(cluster, system.software, workload.dtype, workload.model)
-    return Layout(mesh, costs, workload, cluster, workload.global_batch_size // per_step, batch, _cut_layers(workload.model, system.pp, system.vpp), schedule)
-
-
-def _cut_layers(model: Transformer, pp: int, vpp: int) -> tuple[tuple[int, ...], ...]:
-    """Spread layers over chunks; what is left over goes to the first stages, one each."""
-    chunks = pp * vpp
-    if model.layers < chunks:
-        raise InputError(f"pp={pp} x vpp={vpp} = {chunks} chunks, but {model.name} has {model.layers} layers; lower pp or vpp")
-    if vpp > 1 and model.layers % chunks:
-        raise InputError(f"pp={pp} x vpp={vpp} = {chunks} does not divide layers={model.layers} of {model.name}; with vpp > 1 it has to")
-    base, extra = divmod(model.layers, chunks)
-    return tuple(tuple(base + (1 if chunk == 0 and stage < extra else 0) for chunk in range(vpp)) for stage in range(pp))
+    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule)
 
 
 class _ChunkTemplates(NamedTuple):

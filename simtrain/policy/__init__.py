@@ -1,0 +1,1 @@
+"""Decisions that systems take by rule: plain functions, no clock."""

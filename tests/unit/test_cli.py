@@ -1,0 +1,181 @@
+"""The command line: its commands and flags are a contract, and it is a thin layer over the Python API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer
+
+import simtrain
+from simtrain import cli
+from simtrain.errors import InputError
+from simtrain.hardware import Accelerator, Cluster, Node
+from simtrain.model import Transformer
+from simtrain.study.settings import scenario
+from simtrain.systems import registry
+from simtrain.workload import Pretraining
+
+SET_UP = ("--workload", "gpt_tiny", "--cluster", "dgx_a100_40gb_ib")
+SMALL = ("run", "dense/megatron_lm", *SET_UP, "--set", "cluster.num_nodes=1", "--set", "tp=2")
+
+COMMON = ["--workload", "--cluster", "--set", "--seed", "--fidelity", "--engine"]
+CONTRACT = {
+    "list": ["kind", "--json"],
+    "run": ["system", *COMMON, "--unfold", "--trace", "--plot", "--json"],
+    "compare": ["systems", *COMMON, "--plot", "--json"],
+    "calibrate": ["what", "--accelerator", "--table", "--out"],
+    "validate": ["what", "--table"],
+}
+"""Scripts of users rely on these names. Adding one is a decision, taking one away breaks somebody."""
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in an empty folder; exit code, stdout and stderr come back."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["simtrain", *args])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def names_of(parameters: list[Any]) -> list[str]:
+    return [p.opts[0] if p.param_type_name == "option" else p.name for p in parameters]
+
+
+def test_commands_and_flags_are_frozen() -> None:
+    command: Any = typer.main.get_command(cli.app)
+    assert {name: names_of(sub.params) for name, sub in command.commands.items()} == CONTRACT
+    assert all(len(p.opts) == 1 and not p.secondary_opts for sub in command.commands.values() for p in sub.params), "one name each"
+
+
+def test_every_command_and_flag_is_explained(call: Any) -> None:
+    command: Any = typer.main.get_command(cli.app)
+    for name, sub in command.commands.items():
+        assert sub.help and all(p.help for p in sub.params), name
+        code, out, err = call(name, "--help")
+        assert (code, err) == (0, "")
+        assert [flag for flag in CONTRACT[name] if flag.startswith("--") and flag not in out] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("systems", registry.names), ("clusters", Cluster.names), ("nodes", Node.names), ("accelerators", Accelerator.names),
+        ("models", Transformer.names), ("workloads", Pretraining.names),
+    ],
+)  # fmt: skip
+def test_list_names_all_that_is_shipped(kind: str, names: Callable[[], list[str]], call: Any) -> None:
+    code, out, _ = call("list", kind, "--json")
+    assert (code, [record["name"] for record in json.loads(out)]) == (0, names())
+    code, out, _ = call("list", kind)
+    assert code == 0 and names()[0] in out
+
+
+def test_run_prints_what_the_api_returns(call: Any) -> None:
+    code, out, err = call(*SMALL, "--seed", "3", "--fidelity", "analytic", "--engine", "simpy", "--json")
+    result = simtrain.run("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", settings={"num_nodes": 1, "tp": 2}, seed=3, fidelity="analytic", engine="simpy")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(json.dumps(result.to_dict()))
+    code, table, _ = call(*SMALL)
+    assert code == 0 and "step time" in table
+
+
+def test_compare_prints_what_the_api_returns(call: Any) -> None:
+    settings = ("--set", "cluster.num_nodes=1", "--set", "tp=2")
+    code, out, _ = call("compare", "dense/megatron_lm", "dense/megascale", *SET_UP, *settings, "--json")
+    rows = json.loads(out)
+    assert (code, [row["system"] for row in rows]) == (0, ["dense/megatron_lm", "dense/megascale"])
+    comparison = simtrain.compare(["dense/megatron_lm", "dense/megascale"], "gpt_tiny", "dgx_a100_40gb_ib", settings={"num_nodes": 1, "tp": 2})
+    for printed, row in zip(rows, comparison.rows, strict=True):
+        assert row.result and printed["result"]["metrics"]["step_time"]["value"] == row.result.metrics["step_time"]
+
+
+def test_files_are_written_whole_and_are_the_same_every_time(call: Any, tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        assert call(*SMALL, "--trace", f"{place}/step.json", "--plot", f"{place}/step.svg")[0] == 0
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / place).iterdir()} for place in ("one", "two"))
+    assert sorted(one) == ["step.json", "step.svg"]
+    assert one == two
+    assert json.loads(one["step.json"])["traceEvents"]
+
+
+def test_a_failure_while_writing_keeps_what_was_there(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(result: object, path: str) -> None:
+        Path(path).write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("simtrain.study.result.Result.plot", fails)
+    (tmp_path / "step.svg").write_text("old")
+    code, out, err = call(*SMALL, "--trace", "new/step.json", "--plot", "step.svg")
+    assert (code, out) == (2, "")
+    assert err == "simtrain: step.svg: cannot be written (No space left on device); choose another place\n"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"step.svg": "old"}
+
+
+@pytest.mark.parametrize(("missed", "code"), [([], 0), (["gemm: 9 % off"], 1)])
+def test_validate_exits_with_one_outside_the_tolerance(missed: list[str], code: int, call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simtrain.validate.kernels.validate_kernels", lambda table: pd.DataFrame({"rows": [1]}))
+    monkeypatch.setattr("simtrain.validate.kernels.outside_tolerance", lambda frame: missed)
+    monkeypatch.setattr("simtrain.report.tables.print_validation", lambda frame: None)
+    assert call("validate", "kernels", "--table", "t.csv") == (code, "", "".join(f"simtrain: {line}\n" for line in missed))
+
+
+def test_settings_reach_the_right_part() -> None:
+    chosen = cli.parse_settings(["tp=2", "seq_len=512", "nic.bandwidth=800 Gbit/s", "cluster.num_nodes=2", "software.attention=flash2"])
+    s = scenario("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", chosen)
+    assert getattr(s.system, "tp") == 2  # noqa: B009
+    assert (s.workload.seq_len, s.cluster.node.nic.bandwidth, s.cluster.num_nodes, s.system.software.attention) == (512, 1e11, 2, "flash2")
+
+
+def test_the_order_of_settings_does_not_matter() -> None:
+    """Whole objects are laid down before their parts."""
+    settings = {"cluster.node": "dgx_h100", "nic.bandwidth": "1 GB/s", "software": "megatron_2022", "software.attention": "flash2"}
+    one, two = (scenario("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", dict(items)) for items in (settings.items(), reversed(settings.items())))
+    assert one == two
+    assert (one.cluster.node.accelerator.name, one.cluster.node.nic.bandwidth) == ("h100_sxm_80gb", 1e9)
+    assert (one.system.software.name, one.system.software.attention) == ("megatron_2022", "flash2")
+
+
+def test_values_are_read_as_yaml() -> None:
+    assert cli.parse_settings(["a=8", "b = x", "c=null", "d=1e9", "e=[1, 2]", "f=x=y"]) == {"a": 8, "b": "x", "c": None, "d": 1e9, "e": [1, 2], "f": "x=y"}
+
+
+@pytest.mark.parametrize("pairs", [["a"], ["=1"], ["a=1", " a=2"]])
+def test_what_is_no_setting_is_refused(pairs: list[str]) -> None:
+    with pytest.raises(InputError):
+        cli.parse_settings(pairs)
+
+
+def test_an_interrupt_is_no_traceback(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simtrain.study.run.run", interrupted)
+    assert call(*SMALL) == (130, "", "simtrain: interrupted\n")
+
+
+def test_a_reader_that_stops_is_no_traceback(tmp_path: Path) -> None:
+    """As under ``simtrain list models --json | head -1``."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    command = [sys.executable, "-m", "simtrain", "list", "models", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
