@@ -19,7 +19,6 @@ from simtrain.hardware import Cluster, Software
 from simtrain.hardware.accelerator import DTYPE_BYTES
 from simtrain.model import Transformer
 
-
 _Direction = Callable[[bool], float]
 
 
@@ -95,7 +94,8 @@ class CostModel:
         pairs = attention_cost.pairs_of(q, kv, is_causal, window)
         call = (batch, q, kv, heads, kv_heads, head_dim, self.accelerator, self.dtype, generation)
         seconds = [
-            attention_cost.flash(*call, is_causal=is_causal, window=window, pairs=pairs, backward=b, sustained=self.sustained) + self.launch for b in (False, True)
+            attention_cost.flash(*call, is_causal=is_causal, window=window, pairs=pairs, backward=b, sustained=self.sustained) + self.launch
+            for b in (False, True)
         ]
         flops = 4.0 * batch * heads * head_dim * pairs
         return AttentionCost(seconds[0], seconds[1], flops, 2.5 * flops, 0.0)
@@ -113,7 +113,9 @@ class CostModel:
 
     def norm(self, tokens: float, hidden: int) -> tuple[float, float]:
         """Return forward and backward of a norm. [s]"""
-        return self._pair(lambda b: elementwise.norm(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, is_fused=self.software.is_norm_fused, backward=b))
+        return self._pair(
+            lambda b: elementwise.norm(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, is_fused=self.software.is_norm_fused, backward=b)
+        )
 
     def activation(self, tokens: float, ffn: int, kind: str) -> tuple[float, float]:
         """Return forward and backward of an activation on ``ffn`` columns. [s]"""
@@ -124,7 +126,9 @@ class CostModel:
         """Return forward and backward of bias, dropout and residual. [s]"""
         fused = self.software.is_dropout_fused
         return self._pair(
-            lambda b: elementwise.bias_dropout_add(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, has_dropout=dropout > 0, is_fused=fused, backward=b)
+            lambda b: elementwise.bias_dropout_add(
+                tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, has_dropout=dropout > 0, is_fused=fused, backward=b
+            )
         )
 
     def copy(self, elements: float) -> float:

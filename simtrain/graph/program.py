@@ -52,9 +52,19 @@ class Program:
         stream = stream or axis
         self.ops.append(
             Op(
-                name, Kind.COLLECTIVE, stream, to_grid(transfer.latency), transfer.nbytes, transfer.rate, axis,
-                LINKS_OF.get(transfer.link, Link.NONE), 0.0, payload, self._frontier_other(stream), holds_sms,
-            )  # fmt: skip
+                name,
+                Kind.COLLECTIVE,
+                stream,
+                to_grid(transfer.latency),
+                transfer.nbytes,
+                transfer.rate,
+                axis,
+                LINKS_OF.get(transfer.link, Link.NONE),
+                0.0,
+                payload,
+                self._frontier_other(stream),
+                holds_sms,
+            )
         )
         handle = len(self.ops) - 1
         if not is_async:

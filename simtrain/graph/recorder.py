@@ -8,7 +8,7 @@ parameters, and the recomputation of the regions that are not saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -84,7 +84,7 @@ class Recorder:
         return self.mesh.size(axis)
 
     @contextmanager
-    def region(self, name: str, saves: float = 0.0) -> Iterator[None]:
+    def region(self, name: str, saves: float = 0.0) -> Generator[None, None, None]:
         """Name a part of the program, so that recomputation can choose it.
 
         Parameters
@@ -105,7 +105,7 @@ class Recorder:
         self._regions.pop()
 
     @contextmanager
-    def layer(self, saves: float = 0.0) -> Iterator[None]:
+    def layer(self, saves: float = 0.0) -> Generator[None, None, None]:
         """Enclose one layer: the region ``layer``, floored by the time its launches take on the host."""
         forward_host, backward_host = self.costs.host_floor()
         state: dict[str, Handle] = {}
@@ -127,14 +127,14 @@ class Recorder:
                 self.record(end, begin(backward_host))
 
     @contextmanager
-    def forward_only(self) -> Iterator[None]:
+    def forward_only(self) -> Generator[None, None, None]:
         """What is recorded inside has no backward."""
         self._direction = "forward"
         yield
         self._direction = ""
 
     @contextmanager
-    def backward_only(self) -> Iterator[None]:
+    def backward_only(self) -> Generator[None, None, None]:
         """What is recorded inside runs, as written, only when the backward pass reaches this place."""
         self._direction = "backward"
         yield
@@ -177,7 +177,10 @@ class Recorder:
         b = self.costs.dtype_bytes
         kept = batch * m * k * b if saves is None else saves
         self.record(
-            lambda p: self.emit_matmul(p, m, k, n, name, batch), lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight), kept, batch * m * (k + n) * b
+            lambda p: self.emit_matmul(p, m, k, n, name, batch),
+            lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight),
+            kept,
+            batch * m * (k + n) * b,
         )
 
     def emit_matmul(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False, pieces: int = 1) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from simtrain.report.labels import (
     CATEGORY_NAMES,
@@ -145,13 +145,14 @@ def print_validation(frame: pd.DataFrame) -> None:
         table.add_column(column)
     for column in ("rows", "median", "mean", "p90", "bias"):
         table.add_column(column, justify="right")
-    for row in frame[frame["status"] == "ok"].to_dict("records"):
+    rows: list[dict[str, Any]] = cast("Any", frame[frame["status"] == "ok"]).to_dict("records")
+    for row in rows:
         errors = [f"{row[name]:.1%}" for name in ("median", "mean", "p90", "bias")]
         names = [str(row[name]) for name in ("accelerator", "gpu", "kind", "kernel", "source", "role")]
         table.add_row(*(_escape(name) for name in names), str(row["scored"]), *errors)
     console = _console()
     console.print(table)
-    unsupported = frame[frame["status"] != "ok"]
+    unsupported: Any = frame[frame["status"] != "ok"]
     for status, count in unsupported.groupby("status")["rows"].sum().items():
         console.print(f"{int(count)} rows {status}")
 

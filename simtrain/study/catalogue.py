@@ -35,9 +35,10 @@ def _systems() -> list[Record]:
 
 
 def _accelerators() -> list[Record]:
+    shown = ("bf16", "fp16", "fp8", "fp32")
     return [
         {
-            "name": a.name, "vendor": a.vendor, "peak": ", ".join(f"{d} {units.show(p, 'flops_rate')}" for d, p in a.peak.items() if d in ("bf16", "fp16", "fp8", "fp32")),
+            "name": a.name, "vendor": a.vendor, "peak": ", ".join(f"{d} {units.show(p, 'flops_rate')}" for d, p in a.peak.items() if d in shown),
             "memory": units.show(a.memory_capacity, "data"), "bandwidth": units.show(a.memory_bandwidth, "bandwidth"), "kernels": a.kernels.status,
         }
         for a in map(Accelerator.load, Accelerator.names())
@@ -47,7 +48,8 @@ def _accelerators() -> list[Record]:
 def _nodes() -> list[Record]:
     return [
         {
-            "name": n.name, "accelerator": n.accelerator.name, "count": n.num_accelerators, "scale-up": f"{n.scale_up.kind} {units.show(n.scale_up.bandwidth, 'bandwidth')}",
+            "name": n.name, "accelerator": n.accelerator.name, "count": n.num_accelerators,
+            "scale-up": f"{n.scale_up.kind} {units.show(n.scale_up.bandwidth, 'bandwidth')}",
             "nic": f"{n.nic.count} x {units.show(n.nic.bandwidth, 'bandwidth')}", "description": n.description,
         }
         for n in map(Node.load, Node.names())
@@ -56,7 +58,14 @@ def _nodes() -> list[Record]:
 
 def _clusters() -> list[Record]:
     return [
-        {"name": c.name, "node": c.node.name, "nodes": c.num_nodes, "accelerators": c.num_accelerators, "topology": c.topology.kind, "description": c.description}
+        {
+            "name": c.name,
+            "node": c.node.name,
+            "nodes": c.num_nodes,
+            "accelerators": c.num_accelerators,
+            "topology": c.topology.kind,
+            "description": c.description,
+        }
         for c in map(Cluster.load, Cluster.names())
     ]
 

@@ -93,7 +93,13 @@ class Result:
     def config(self) -> dict[str, Any]:
         """Return everything that determines the result."""
         s = self.scenario
-        return {"system": s.name, "parameters": spec.canonical(s.system), "workload": spec.canonical(s.workload), "cluster": spec.canonical(s.cluster), **self.options}
+        return {
+            "system": s.name,
+            "parameters": spec.canonical(s.system),
+            "workload": spec.canonical(s.workload),
+            "cluster": spec.canonical(s.cluster),
+            **self.options,
+        }
 
     @property
     def config_digest(self) -> str:
@@ -127,5 +133,5 @@ class Result:
 
 def unit_of(metric: str) -> str:
     """Return the unit of a metric."""
-    family = metric.split(".")[0]
+    family = metric.split(".", maxsplit=1)[0]
     return "B" if family == "sent_bytes" else UNITS[family]

@@ -18,7 +18,7 @@ from simtrain.systems.training import allocated_bytes
 from simtrain.workload import Pretraining
 
 
-class LawBroken(SimtrainError):
+class LawBrokenError(SimtrainError):
     """A system does something that no real one could do."""
 
     exit_code = 1
@@ -26,7 +26,7 @@ class LawBroken(SimtrainError):
 
 def _law(holds: bool, system: type[System], what: str) -> None:
     if not holds:
-        raise LawBroken(f"{system.__name__}: {what}")
+        raise LawBrokenError(f"{system.__name__}: {what}")
 
 
 def check_system(system: type[System], workload: str | Pretraining = "gpt_tiny", cluster: str | Cluster = "dgx_a100_40gb_ib", num_nodes: int = 4) -> None:
@@ -41,7 +41,7 @@ def check_system(system: type[System], workload: str | Pretraining = "gpt_tiny",
 
     Raises
     ------
-    LawBroken
+    LawBrokenError
         With the first law that does not hold.
     """
     job = Pretraining.load(workload) if isinstance(workload, str) else workload
@@ -137,7 +137,9 @@ def _check_scaling(system: type[System], case: System, job: Pretraining, place: 
     s = case.software
     slow = s.model_copy(update={name: 2 * getattr(s, name) for name in ("host_op_time", "sample_time", "collective_gap")})
     twice = _run(case.model_copy(update={"software": slow}), job, scaled(place, compute=0.5, network=0.5)).trace.makespan
-    _law(math.isclose(twice, 2 * run.trace.makespan, rel_tol=1e-8), system, f"takes {twice / run.trace.makespan:.9f} x as long when everything is twice as slow")
+    _law(
+        math.isclose(twice, 2 * run.trace.makespan, rel_tol=1e-8), system, f"takes {twice / run.trace.makespan:.9f} x as long when everything is twice as slow"
+    )
 
 
 def _check_folding(system: type[System], case: System, job: Pretraining, place: Cluster) -> None:
@@ -161,7 +163,7 @@ def _check_memory(system: type[System], case: System, job: Pretraining, place: C
         case.build(job, place.model_copy(update={"node": place.node.model_copy(update={"accelerator": small})}))
     except InfeasibleError:
         return
-    raise LawBroken(f"{system.__name__}: accepts a configuration that does not fit")
+    raise LawBrokenError(f"{system.__name__}: accepts a configuration that does not fit")
 
 
 def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> Cluster:
@@ -188,5 +190,3 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     pcie = node.pcie.model_copy(update={"bandwidth": node.pcie.bandwidth * finite}) if node.pcie else None
     topology = cluster.topology.model_copy(update={"hop_latency": cluster.topology.hop_latency / finite})
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
-
-

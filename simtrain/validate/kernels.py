@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from simtrain.cost.attention import unfused
 from simtrain.errors import InputError
@@ -172,7 +172,8 @@ TOLERANCE = {"gemm fp8": 0.12, "gemm nvfp4": 0.15, "gemm": 0.05, "attention": 0.
 def outside_tolerance(frame: pd.DataFrame) -> list[str]:
     """Return one line per fitted group whose held-out median error exceeds its tolerance."""
     lines: list[str] = []
-    for row in frame[(frame["role"] == "fitted") & (frame["status"] == "ok")].to_dict("records"):
+    rows: list[dict[str, Any]] = cast("Any", frame[(frame["role"] == "fitted") & (frame["status"] == "ok")]).to_dict("records")
+    for row in rows:
         limit = TOLERANCE.get(f"{row['kind']} {row['kernel']}", TOLERANCE.get(row["kind"], 0.15))
         if row["median"] > limit:
             lines.append(f"{row['accelerator']} {row['kind']} {row['kernel']}: median error {row['median']:.1%}, allowed {limit:.0%}")

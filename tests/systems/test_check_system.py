@@ -4,7 +4,7 @@ import pytest
 
 from simtrain.graph.recorder import Recorder
 from simtrain.systems import registry
-from simtrain.systems.check import LawBroken, check_system
+from simtrain.systems.check import LawBrokenError, check_system
 from simtrain.systems.dense.megatron_lm import MegatronLM
 
 
@@ -20,7 +20,7 @@ def test_other_flops_than_the_baseline_are_caught() -> None:
         def mlp_block(self, r, m, b):
             pass
 
-    with pytest.raises(LawBroken, match="other FLOPs"):
+    with pytest.raises(LawBrokenError, match="other FLOPs"):
         check_system(Lazy)
 
 
@@ -30,7 +30,7 @@ def test_a_constant_in_seconds_is_caught() -> None:
             super().layer_forward(r, m, b)
             r.compute("magic", 1e-3, 1e-3)
 
-    with pytest.raises(LawBroken, match="twice as slow"):
+    with pytest.raises(LawBrokenError, match="twice as slow"):
         check_system(Constant)
 
 
@@ -47,5 +47,5 @@ def test_traffic_on_an_axis_of_size_one_is_caught(monkeypatch: pytest.MonkeyPatc
             r.all_reduce("cp", 1e6)
 
     monkeypatch.setattr(Recorder, "emit_collective", emit)
-    with pytest.raises(LawBroken, match="size 1"):
+    with pytest.raises(LawBrokenError, match="size 1"):
         check_system(Chatty)
