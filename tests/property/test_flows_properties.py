@@ -227,11 +227,13 @@ def _agree(flows: Flows) -> None:
         assert flows.run(use_classes=False).finish.tolist() == finish
 
 
+@pytest.mark.slow
 def test_uncompiled_text_agrees_where_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, None)
     _agree()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, FAULTS[name])
