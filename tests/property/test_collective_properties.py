@@ -69,7 +69,8 @@ def test_more_bytes_never_take_less_time(kind: str, small: float, factor: float,
     assert few <= many * (1 + 1e-12)
 
 
-@given(kind=st.sampled_from(GROUPS), nbytes=sizes, per_node=st.integers(1, 8), nodes=st.integers(2, 64), cluster=clusters())
+# Not all-to-all: the same buffer split over more nodes leaves less for the fabric inside a node, which may be the slower one.
+@given(kind=st.sampled_from([k for k in GROUPS if k != "all_to_all"]), nbytes=sizes, per_node=st.integers(1, 8), nodes=st.integers(2, 64), cluster=clusters())
 def test_more_nodes_never_take_less_time(kind: str, nbytes: float, per_node: int, nodes: int, cluster: Cluster) -> None:
     few, many = (collective(kind, nbytes, Span(per_node * n, per_node), cluster).seconds for n in (nodes, nodes + 1))
     assert few <= many * (1 + 1e-12)
