@@ -44,7 +44,7 @@ class Software(NamedSpec):
     """Extra host time per blocking collective call. [s]"""
     keeps_stage_outputs: bool = False
     """Whether a pipeline stage keeps the activations that it has sent until their gradient comes back."""
-    fragmentation: float = Field(default=0.03, ge=0, lt=1)
-    """Memory reserved by the framework's allocator beyond what is allocated, as a share of it. Assumed."""
+    fragmentation: float = Field(default=0.0, ge=0, lt=1)
+    """Memory reserved by the framework's allocator beyond what is allocated, as a share of it. No value is shipped: none is measured."""
     context_memory: Bytes = 0.0
     """Held outside the framework's allocator by driver context and communicators. [B]"""

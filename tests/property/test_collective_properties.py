@@ -69,6 +69,12 @@ def test_more_bytes_never_take_less_time(kind: str, small: float, factor: float,
     assert few <= many * (1 + 1e-12)
 
 
+@given(block=st.floats(1, 1e6), per_node=st.integers(1, 8), nodes=st.integers(2, 64), cluster=clusters())
+def test_an_all_to_all_of_equal_blocks_takes_no_less_time_over_more_nodes(block: float, per_node: int, nodes: int, cluster: Cluster) -> None:
+    few, many = (collective("all_to_all", block * per_node * n, Span(per_node * n, per_node), cluster).seconds for n in (nodes, nodes + 1))
+    assert few <= many * (1 + 1e-12)
+
+
 # Not all-to-all: the same buffer split over more nodes leaves less for the fabric inside a node, which may be the slower one.
 @given(kind=st.sampled_from([k for k in GROUPS if k != "all_to_all"]), nbytes=sizes, per_node=st.integers(1, 8), nodes=st.integers(2, 64), cluster=clusters())
 def test_more_nodes_never_take_less_time(kind: str, nbytes: float, per_node: int, nodes: int, cluster: Cluster) -> None:

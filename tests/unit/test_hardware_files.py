@@ -221,11 +221,12 @@ def test_fsmoe_a_all_reduce_latency_follows_too() -> None:
 
 
 @pytest.mark.parametrize(("name", "busbw"), [("dgx_h100", 480.0), ("dgx_b200", 838.0)])
+@pytest.mark.xfail(reason="one constant is fitted over devices and 5-8 ranks; it is 2.1 % (H100) and 3.6 % (B200) above these single values", strict=True)
 def test_in_switch_all_reduce_gives_the_measured_bus_bandwidth(name: str, busbw: float) -> None:
     """busbw = 2 (n-1)/n S / t with t = (1 + 1/n) S / rate; large messages, 8 ranks (ml-engineering, NVLS on)."""
     scale_up, n = Node.load(name).scale_up, 8
     rate = scale_up.bandwidth * scale_up.switch_reduction_efficiency
-    assert 2 * (n - 1) / n * rate / (1 + 1 / n) / 1e9 == pytest.approx(busbw, rel=0.04)  # one constant, fitted over devices and 5-8 ranks
+    assert 2 * (n - 1) / n * rate / (1 + 1 / n) / 1e9 == pytest.approx(busbw, rel=0.02)
 
 
 LLAMA3_COUNTS = {

@@ -19,8 +19,8 @@ from simtrain.systems.base import Case, Claim
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.training import Microbatch, TransformerTraining
 
-# The paper states neither schedule nor microbatches. With one, the last stage's logits and their gradient alone exceed the printed memory;
-# with more than four, less than the whole batch would be in flight. Two is an assumption.
+# The paper states neither schedule nor microbatches. 1F1B with two microbatches is a choice made with Table 4 in view: its memory excludes one
+# (45 % too much on the last stage) but does not tell two from more. So the memory rows below are no blind test of the model.
 PIPELINE: dict[str, Any] = {"pp": 8, "dp": 1}
 
 
@@ -40,7 +40,7 @@ class RingSelfAttention(TransformerTraining):
     title: ClassVar[str] = "Sequence Parallelism / RSA (2021)"
     example: ClassVar[Mapping[str, Any]] = {"cp": 4, "pp": 2}
 
-    software: Software = Field(default="rsa_2021", validate_default=True)  # pyright: ignore[reportAssignmentType]
+    software: Software = Field(default="colossalai_2021", validate_default=True)  # pyright: ignore[reportAssignmentType]
 
     def layer_forward(self, r: Recorder, m: Transformer, b: Microbatch) -> None:
         own = b.seq_len // self.cp
@@ -67,13 +67,14 @@ class RingSelfAttention(TransformerTraining):
         r.attention(own, b.seq_len, m.heads, m.head_size, batch=b.size, is_causal=m.is_causal, dropout=m.dropout, saves=3 * block)
 
 
+TOO_FAST = "26-51 % fast on every row: the P100's kernel rates are assumed, and eager fp32 PyTorch of 2021 reaches less; there is no kernel table to fit"
 MISSED = {
-    ((8, 64, 2048), "tokens_per_s"): "15.2 % fast: partial products of 256 keys are charged as one large product",
     ((2, 64, 512), "peak_memory"): "tensor parallelism 10.4 % low: temporaries of the eager stack are not modelled",
+    ((8, 512, 512), "peak_memory"): "predicted to fit with 0.3 GB to spare; fragmentation is not modelled",
 }
 
 RingSelfAttention.claims = tuple(
-    Claim("[1] Table 4", metric, _case(*case), ours, theirs, tolerance, missed=MISSED.get((case, metric), ""))
+    Claim("[1] Table 4", metric, _case(*case), ours, theirs, tolerance, missed=TOO_FAST if metric == "tokens_per_s" else MISSED.get((case, metric), ""))
     for case, (ours, theirs), (ours_memory, theirs_memory) in (
         ((1, 64, 512), (9261.04, 9946.15), (8477.53e6, 8477.28e6)),
         ((2, 128, 512), (13938.22, 15510.19), (8478.76e6, 9520.47e6)),
