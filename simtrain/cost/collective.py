@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, UnsupportedError, did_you_mean
-from simtrain.hardware.cluster import Cluster, Topology
+from simtrain.hardware.cluster import ByIdentity, Cluster, Topology
 from simtrain.hardware.node import Node
 
 TREE_EFFICIENCY = 0.92
@@ -280,26 +280,11 @@ def collective(kind: str, nbytes: float, span: Span, cluster: Cluster, *, algori
     methods = ALGORITHMS[kind]
     if algorithm != "auto" and algorithm not in methods:
         raise InputError(f"{kind}: unknown algorithm {algorithm!r}; {did_you_mean(algorithm, [*methods, 'auto'])}")
-    return _cost(kind, float(nbytes), span, _Same(cluster), algorithm)
-
-
-class _Same:
-    """A cluster as a cache key, by identity: hashing all of its fields would cost more than the answer."""
-
-    __slots__ = ("cluster",)
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-
-    def __hash__(self) -> int:
-        return id(self.cluster)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.cluster is other.cluster
+    return _cost(kind, float(nbytes), span, ByIdentity(cluster), algorithm)
 
 
 @lru_cache(maxsize=65536)
-def _cost(kind: str, nbytes: float, span: Span, same: _Same, algorithm: str) -> Transfer:
+def _cost(kind: str, nbytes: float, span: Span, same: ByIdentity, algorithm: str) -> Transfer:
     cluster, methods = same.cluster, ALGORITHMS[kind]
     if span.size == 1 or (nbytes == 0 and kind != "barrier"):
         return Transfer(0.0, 0.0, cluster.node.scale_up.bandwidth * cluster.node.scale_up.efficiency, "scale_up")

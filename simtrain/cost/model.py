@@ -59,7 +59,7 @@ class CostModel:
         self.launch = kernels.launch
         self.sustained = kernels.sustained.get(software.name, kernels.sustained.get("default", 1.0)) * self.accelerator.power_factor
         self.memory_rate = self.accelerator.memory_bandwidth * kernels.memory.efficiency
-        self.norm_parameters = 2 if model.norm == "layernorm" else 1
+        self.norm_parameters = 2 if model.norm == "layernorm" and model.has_bias else 1
         self.moments = 8.0
         self.recorded: dict[Hashable, object] = {}
         """Templates recorded with these costs."""

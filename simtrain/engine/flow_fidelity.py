@@ -24,6 +24,7 @@ from simtrain.engine.flows import simulate_flows
 from simtrain.engine.messages import Messages, Placement, algorithms_of, decompose, join, place, split
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster
+from simtrain.hardware.cluster import ByIdentity
 from simtrain.hardware.fabric import Fabric, Routes
 from simtrain.hardware.topologies import LinkClass
 
@@ -76,29 +77,14 @@ class FlowCollective:
     """Whether a long ring was cut to its first rounds, which were taken to go on alike."""
 
 
-class _ByIdentity:
-    """A cluster as a cache key; hashing all of its fields would cost more than the answer."""
-
-    __slots__ = ("cluster",)
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-
-    def __hash__(self) -> int:
-        return id(self.cluster)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.cluster is other.cluster
-
-
 @lru_cache(maxsize=16)
-def _fabric(key: _ByIdentity) -> Fabric:
+def _fabric(key: ByIdentity) -> Fabric:
     return Fabric(key.cluster)
 
 
 def fabric_of(cluster: Cluster) -> Fabric:
     """Return the fabric of a cluster, built once."""
-    return _fabric(_ByIdentity(cluster))
+    return _fabric(ByIdentity(cluster))
 
 
 def flow_time(
@@ -452,11 +438,11 @@ def flow_transfer(kind: str, nbytes: float, ranks: Sequence[int], cluster: Clust
         best = closed_form.collective(kind, nbytes, span, cluster)
         if best == closed_form.collective(kind, nbytes, span, cluster, algorithm="nvls"):
             return best
-    return _flow_transfer(kind, float(nbytes), pattern(ranks, cluster), _ByIdentity(cluster), algorithm, has_siblings)
+    return _flow_transfer(kind, float(nbytes), pattern(ranks, cluster), ByIdentity(cluster), algorithm, has_siblings)
 
 
 @lru_cache(maxsize=65536)
-def _flow_transfer(kind: str, nbytes: float, ranks: tuple[int, ...], key: _ByIdentity, algorithm: str, has_siblings: bool) -> Transfer:
+def _flow_transfer(kind: str, nbytes: float, ranks: tuple[int, ...], key: ByIdentity, algorithm: str, has_siblings: bool) -> Transfer:
     done = flow_collective(kind, nbytes, ranks, key.cluster, algorithm, has_siblings=has_siblings)
     inside = sum(done.load.get(link_class, 0.0) for link_class in (LinkClass.SCALE_UP, LinkClass.PCIE))
     moved = inside if done.link == "scale_up" else done.load[LinkClass.NIC]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from simtrain.cost.collective import Transfer, bytes_sent
 from simtrain.cost.model import CostModel
+from simtrain.errors import InputError
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Handle, Program
 from simtrain.graph.template import Kind, Template
@@ -74,6 +75,7 @@ class Recorder:
     parameters: float = 0.0
     """Parameters held by this rank."""
     _regions: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    _unwaited: dict[int, str] = field(default_factory=dict[int, str])
     _instances: int = 0
     _direction: str = ""
 
@@ -296,6 +298,7 @@ class Recorder:
             self.record(lambda p: _drop(emit(p, False, False)), lambda p: _drop(emit(p, True, False)))
             return None
         pending = Pending(lambda p: emit(p, True, True))
+        self._unwaited[id(pending)] = f"{kind} over {axis}"
 
         def forward(p: Program) -> None:
             pending.forward = emit(p, False, True)
@@ -315,6 +318,7 @@ class Recorder:
         """Let the main stream wait for an asynchronous collective; its gradient's collective starts here."""
         if pending is None:
             return
+        self._unwaited.pop(id(pending), None)
 
         def backward(p: Program) -> None:
             pending.backward = pending.issue_backward(p)
@@ -408,7 +412,14 @@ class Recorder:
         after_layer
             Called when the gradients of a layer (0 for the first recorded) are complete, to emit their
             reduction; what it leaves open is waited on by the caller.
+
+        Raises
+        ------
+        InputError
+            If an asynchronous collective was never waited for: the gradient's collective starts at the wait.
         """
+        if self._unwaited:
+            raise InputError(f"recorded but never waited for: {', '.join(self._unwaited.values())}; its gradient would be lost, so wait() for it")
         program = Program(name)
         done: set[int] = set()
         layers = sorted({n.regions[0][1] for n in self.nodes if n.regions and n.regions[0][0] == "layer"})

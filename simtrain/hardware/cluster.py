@@ -69,3 +69,18 @@ class Cluster(NamedSpec):
     def num_accelerators(self) -> int:
         """Accelerators in the cluster."""
         return self.num_nodes * self.node.num_accelerators
+
+
+class ByIdentity:
+    """A cluster as a cache key: hashing all of its fields would cost more than the cached answer."""
+
+    __slots__ = ("cluster",)
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def __hash__(self) -> int:
+        return id(self.cluster)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and self.cluster is other.cluster

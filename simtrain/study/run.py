@@ -7,7 +7,7 @@ from typing import Any
 
 from simtrain.engine.execute import execute
 from simtrain.engine.replay import Fidelity
-from simtrain.errors import InputError
+from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster
 from simtrain.study.result import Result
 from simtrain.study.settings import Scenario, scenario
@@ -81,6 +81,8 @@ def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", u
         raise InputError(f"fidelity {fidelity!r} is not built; allowed: {', '.join(FIDELITIES)}")
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not built; allowed: {', '.join(ENGINES)}")
+    if s.cluster.degradations:
+        raise UnsupportedError(f"cluster {s.cluster.name}: degradations act on simtrain.engine.flow_fidelity only, not on a step yet; remove them")
     step = s.system.build(s.workload, s.cluster)
     chosen: Fidelity = "analytic" if fidelity == "analytic" else "fair"
     execution = execute(step, s.cluster, fidelity=chosen, slowdown=s.system.software.overlap_slowdown, unfold=unfold)

@@ -2,7 +2,11 @@
 
 import pytest
 
+import simtrain
+from simtrain.errors import UnsupportedError
 from simtrain.graph.recorder import Recorder
+from simtrain.hardware import Cluster
+from simtrain.hardware.cluster import Degradation
 from simtrain.systems import registry
 from simtrain.systems.check import LawBrokenError, check_system
 from simtrain.systems.dense.megatron_lm import MegatronLM
@@ -49,3 +53,10 @@ def test_traffic_on_an_axis_of_size_one_is_caught(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Recorder, "emit_collective", emit)
     with pytest.raises(LawBrokenError, match="size 1"):
         check_system(Chatty)
+
+
+def test_degradations_are_refused_where_nothing_reads_them() -> None:
+    cluster = Cluster.load("dgx_a100_40gb_ib", {"num_nodes": 4})
+    broken = cluster.model_copy(update={"degradations": (Degradation(link="*", factor=0.5),)})
+    with pytest.raises(UnsupportedError, match="degradations"):
+        simtrain.run(MegatronLM, "gpt_tiny", broken, settings={"tp": 2, "pp": 2})

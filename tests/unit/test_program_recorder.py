@@ -9,6 +9,7 @@ import pytest
 
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
+from simtrain.errors import InputError
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Program
 from simtrain.graph.recorder import DUAL, Recorder
@@ -330,3 +331,11 @@ def test_bytes_sent_by_a_layer(is_sequence_parallel: bool) -> None:
     reduce = 2 * (t - 1) / t * act
     assert r.forward("f").sent("tp") == pytest.approx(2 * reduce)
     assert r.backward("b").sent("tp") == pytest.approx(2 * reduce + (2 * (t - 1) / t * act if is_sequence_parallel else 0.0))
+
+
+def test_an_asynchronous_collective_that_nobody_waits_for_is_refused() -> None:
+    """Its gradient's collective starts at the wait, so without one it would be lost in silence."""
+    r = recorder()
+    r.all_gather("tp", 1e6, async_op=True)
+    with pytest.raises(InputError, match="all_gather over tp"):
+        r.backward("backward")
