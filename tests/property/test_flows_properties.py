@@ -238,7 +238,10 @@ def _ends_within(seconds: int) -> Generator[None, None, None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-@settings(max_examples=1000, derandomize=True, phases=[Phase.generate], database=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(
+    max_examples=1000, derandomize=True, phases=[Phase.generate], database=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)  # fmt: skip
 @given(networks(max_flows=20, max_links=5))
 def _agree(flows: Flows) -> None:
     finish, _ = plain(flows)
