@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from simtrain.engine.composite import Composites, compose, disturbed
@@ -43,16 +45,29 @@ def execute(
     use_composites
         Use composites where they are exact; ``False`` executes every operation.
     """
-    composites = compose(step, cluster, fidelity, slowdown) if use_composites and not unfold else Composites()
-    expanded: dict[int, frozenset[int]] = {}
-    rounds = 0
-    while True:
-        rounds += 1
-        graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded)
-        trace = replay(graph, cluster, fidelity=fidelity, slowdown=slowdown)
-        hit = disturbed(trace, composites, fidelity, slowdown) if composites.by_template else {}
-        if not hit:
-            break
-        expanded = {i: expanded.get(i, frozenset()) | hit.get(i, frozenset()) for i in {*expanded, *hit}}
+    with _collector_paused():
+        composites = compose(step, cluster, fidelity, slowdown) if use_composites and not unfold else Composites()
+        expanded: dict[int, frozenset[int]] = {}
+        rounds = 0
+        while True:
+            rounds += 1
+            graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded)
+            trace = replay(graph, cluster, fidelity=fidelity, slowdown=slowdown)
+            hit = disturbed(trace, composites, fidelity, slowdown) if composites.by_template else {}
+            if not hit:
+                break
+            expanded = {i: expanded.get(i, frozenset()) | hit.get(i, frozenset()) for i in {*expanded, *hit}}
     inside = {key: Inside(c.trace, c.busy) for key, c in composites.by_stand_in.items()}
     return Execution(trace, composites, measure_ranks(trace, inside), rounds)
+
+
+@contextmanager
+def _collector_paused() -> Generator[None, None, None]:
+    """Pause the cycle collector: a replay keeps what it makes, and scanning it again and again costs a tenth of the run."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

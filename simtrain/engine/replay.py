@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import simpy
-from simpy.events import NORMAL
+from simpy.events import NORMAL, Event
 
 from simtrain.engine.fairshare import RATE_UNIT, FairShare, to_rate
 from simtrain.engine.lanes import Lanes, lanes_of
@@ -118,7 +118,7 @@ class _Replay:
     # -- events ------------------------------------------------------------------------------------------
 
     def _schedule(self, delay: float, callback: Callable[[Any], None], priority: int = NORMAL) -> None:
-        event = self.env.event()
+        event = Event(self.env)
         event._ok = True  # pyright: ignore[reportPrivateUsage]
         event._value = None  # pyright: ignore[reportPrivateUsage]
         event.callbacks.append(callback)
