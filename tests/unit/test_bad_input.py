@@ -308,7 +308,7 @@ def test_the_program_says_the_same(name: str, folder: Path) -> None:
     bad = CASES[name]
     lay(folder, bad.files)
     before = contents(folder)
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-m", "simtrain", *bad.args], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert_message(done.stderr, bad)

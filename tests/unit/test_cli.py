@@ -174,7 +174,7 @@ def test_a_reader_that_stops_is_no_traceback(tmp_path: Path) -> None:
     """As under ``simtrain list models --json | head -1``."""
     read, write = os.pipe()
     os.close(read)
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-m", "simtrain", "list", "models", "--json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
