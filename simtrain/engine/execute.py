@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from simtrain.engine.composite import Composites, compose, disturbed
-from simtrain.engine.metrics import Busy, Inside, measure_ranks
+from simtrain.engine.metrics import Busy, Inside, measure_ranks, step_metrics
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import assemble
@@ -25,6 +25,29 @@ class Execution:
     busy: list[Busy]
     rounds: int
     """Replays until no composite was disturbed."""
+
+    @property
+    def engine(self) -> str:
+        """Executor that replayed it."""
+        return self.trace.engine
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """Peak bytes by part on the fullest rank class. [B]"""
+        return max((c.memory for c in self.trace.graph.step.classes), key=lambda m: sum(m.values()))
+
+    @property
+    def notes(self) -> list[str]:
+        """Assumptions that the user should see."""
+        return self.trace.graph.step.notes
+
+    def metrics(self, cluster: Cluster) -> dict[str, float]:
+        """Return every metric of the step in SI units."""
+        return step_metrics(self.trace, self.busy, cluster)
+
+    def digest(self) -> str:
+        """Return the hash of the trace."""
+        return self.trace.digest()
 
 
 def execute(

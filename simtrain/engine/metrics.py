@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Floats, Ints
+from simtrain.graph.step import allocated_bytes
 from simtrain.graph.template import COMMUNICATION, LINK_CLASSES, Kind
+from simtrain.hardware import Cluster
 
 AXES = ("tp", "cp", "ep", "pp", "dp")
 """Order in which overlapping exposed communications are charged: the innermost axis first."""
@@ -161,3 +163,35 @@ def waiting(trace: Trace) -> np.ndarray:
     late = trace.last[rows]
     np.add.at(result, (g.rank_class[g.rank[rows]], g.rank_class[g.rank[late]]), trace.start[rows] - trace.ready[rows])
     return result
+
+
+def step_metrics(trace: Trace, busy: Sequence[Busy], cluster: Cluster) -> dict[str, float]:
+    """Return every metric of a step in SI units; means over ranks where ranks differ, the worst rank for memory."""
+    graph, time, gpus = trace.graph, trace.makespan, cluster.num_accelerators
+    step, peak = graph.step, cluster.node.accelerator.peak_of(graph.step.dtype)
+    copies = len(graph.ranks) / len(step.classes)
+    weights = [step.classes[c].multiplicity / copies for c in graph.rank_class.tolist()]
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+
+    exposed = {axis: mean(b.exposed.get(axis, 0.0) for b in busy) for axis in AXES}
+    compute = mean(b.compute for b in busy)
+    metrics = {
+        "step_time": time,
+        "tokens_per_s": step.tokens / time,
+        "tokens_per_s_per_gpu": step.tokens / time / gpus,
+        "tflops_per_gpu": step.model_flops / time / gpus / 1e12,
+        "mfu": step.model_flops / time / gpus / peak,
+        "mfu_causal": step.model_flops_causal / time / gpus / peak,
+        "hfu": mean(b.flops for b in busy) / time / peak,
+        "compute": compute,
+        "exposed_comm": sum(exposed.values()),
+        **{f"exposed_comm.{axis}": value for axis, value in exposed.items() if value},
+        **{f"sent_bytes.{axis}": v for axis in AXES if (v := mean(b.sent.get(axis, 0.0) for b in busy))},
+        "bubble_fraction": max(0.0, 1 - (compute + sum(exposed.values())) / time),
+        "peak_memory": max(allocated_bytes(c.memory) for c in step.classes),
+        "num_gpus": float(gpus),
+    }
+    price = cluster.price_per_accelerator
+    return metrics if price is None else metrics | {"usd_per_step": price * gpus * time}

@@ -6,12 +6,15 @@ pipeline stage). Its program is a list of instructions over templates.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.template import Template
+
+CONTEXT = "context"
+"""Memory part outside the framework's allocator: it counts for what fits, not for the allocated peak."""
 
 
 class Do(NamedTuple):
@@ -76,3 +79,8 @@ class Step:
     dtype: str
     notes: list[str] = field(default_factory=list[str])
     """Assumptions the user should see."""
+
+
+def allocated_bytes(memory: Mapping[str, float]) -> float:
+    """Return what the framework's allocator holds: everything but the context. [B]"""
+    return sum(nbytes for part, nbytes in memory.items() if part != CONTEXT)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import TYPE_CHECKING
 
+from simtrain.engine.execute import Execution
+from simtrain.errors import UnsupportedError
 from simtrain.report import style
 from simtrain.report.labels import (
     CATEGORY_NAMES,
@@ -64,7 +67,7 @@ def plot_comparison(comparison: Comparison, path: str) -> None:
 
 
 def plot_result(result: Result, path: str) -> None:
-    """Draw one step: what each pipeline stage does over time, where the time goes, and the memory.
+    """Draw one result: of a step, what each pipeline stage does over time, where the time goes, and the memory.
 
     Parameters
     ----------
@@ -73,10 +76,21 @@ def plot_result(result: Result, path: str) -> None:
     path
         Ends in ``.svg`` or ``.png``.
     """
+    with style.styled():
+        style.save(draw_outcome(result.outcome, result), path)
+
+
+@singledispatch
+def draw_outcome(outcome: object, result: Result) -> Figure:
+    """Return the picture of one kind of outcome."""
+    raise UnsupportedError(f"{result.scenario.name}: has no picture; leave out --plot")
+
+
+@draw_outcome.register(Execution)
+def _step(_: Execution, result: Result) -> Figure:
     from simtrain.report.step_plot import draw_result
 
-    with style.styled():
-        style.save(draw_result(result), path)
+    return draw_result(result)
 
 
 @dataclass(frozen=True)
@@ -292,6 +306,8 @@ def _reference_title(grid: _Grid) -> str:
 
 def _shares(result: Result) -> dict[str, float]:
     """Return compute, exposed communication by axis, host, and the rest of the step. [s]"""
+    if not isinstance(result.outcome, Execution):
+        return {part: seconds for name, seconds in result.metrics.items() if (part := name.removeprefix("time.")) != name}
     parts = budget(expand(result.execution))
     compute = sum(parts.pop(name) for name in COMPUTE)
     return {"compute": compute, **parts}

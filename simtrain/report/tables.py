@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from simtrain.engine.execute import Execution
 from simtrain.report.labels import (
     CATEGORY_NAMES,
     Scale,
@@ -108,13 +109,15 @@ def print_result(result: Result) -> None:
         Of one run.
     """
     console = _console()
-    s, step = result.scenario, result.trace.graph.step
+    s = result.scenario
     size = f"{s.cluster.num_accelerators:,} x {_escape(s.cluster.node.accelerator.name)}"
     console.print(f"[bold]{_escape(s.system.title or s.name)}[/bold]: {_escape(s.workload.name)} on {size}")
-    console.print(f"{_escape(s.cluster.name)}, {degrees(step.mesh.sizes) or 'one rank'}, {step.dtype}", style="dim")
+    console.print(_escape(", ".join([s.cluster.name, *_degrees(result)])), style="dim")
     console.print(_metrics_table(result))
-    console.print(_time_table(result))
-    console.print(_memory_table(result))
+    if _time_parts(result):
+        console.print(_time_table(result))
+    if result.memory:
+        console.print(_memory_table(result))
     for note in _notes(result):
         console.print(note, style="dim", soft_wrap=False)
 
@@ -162,15 +165,30 @@ def _metrics_table(result: Result) -> Table:
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     for metric, value in result.metrics.items():
-        if not metric.startswith(("exposed_comm", "bubble", "compute")):
+        if not metric.startswith(("exposed_comm", "bubble", "compute", "time.")):
             table.add_row(metric_title(metric), scale(metric, [value]).text(value))
     return table
 
 
 def _time_table(result: Result) -> Table:
     whole = result.metrics["step_time"]
-    parts = {CATEGORY_NAMES[category]: seconds for category, seconds in budget(expand(result.execution)).items() if seconds}
-    return _parts_table("where the step goes", parts, scale("step_time", [whole]), whole, "of step")
+    return _parts_table("where the step goes", _time_parts(result), scale("step_time", [whole]), whole, "of step")
+
+
+def _degrees(result: Result) -> list[str]:
+    if not isinstance(result.outcome, Execution):
+        return []
+    step = result.outcome.trace.graph.step
+    return [degrees(step.mesh.sizes) or "one rank", step.dtype]
+
+
+def _time_parts(result: Result) -> dict[str, float]:
+    """Return the parts of the step by their names for people: a step's from its trace, other kinds state theirs as ``time.PART``. [s]"""
+    if isinstance(result.outcome, Execution):
+        parts = budget(expand(result.outcome))
+    else:
+        parts = {part: seconds for name, seconds in result.metrics.items() if (part := name.removeprefix("time.")) != name}
+    return {CATEGORY_NAMES[category]: seconds for category, seconds in parts.items() if seconds}
 
 
 def _memory_table(result: Result) -> Table:
@@ -200,14 +218,17 @@ def _bar(share: float) -> str:
 
 
 def _notes(result: Result) -> Iterable[str]:
-    execution, options = result.execution, result.options
-    repeats = f", replayed {execution.rounds} times until no composite was disturbed" if execution.rounds > 1 else ""
-    unfolded = f", unfolded {', '.join(options['unfold'])}" if options["unfold"] else ""
-    yield f"fidelity {options['fidelity']}, engine {options['engine']}{unfolded}, seed {options['seed']}, {len(result.trace.graph):,} rows{repeats}"
+    outcome = result.outcome
+    used = [f"{name} {', '.join(value) if isinstance(value, list) else value}" for name, value in result.options.items() if value != []]
+    if isinstance(outcome, Execution):
+        used.append(f"{len(outcome.trace.graph):,} rows")
+        if outcome.rounds > 1:
+            used.append(f"replayed {outcome.rounds} times until no composite was disturbed")
+    yield ", ".join(used)
     kernels = result.scenario.cluster.node.accelerator.kernels
     yield f"kernel curves of {kernels.name}: {kernels.status}"
-    yield from (f"note: {note}" for note in result.trace.graph.step.notes)
-    yield f"config {result.config_digest}, trace {result.trace.digest()}"
+    yield from (f"note: {note}" for note in outcome.notes)
+    yield f"config {result.config_digest}, trace {outcome.digest()}"
 
 
 # -- a comparison --------------------------------------------------------------------------------------------

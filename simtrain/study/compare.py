@@ -166,7 +166,7 @@ def _row(cls: type[System], main: type[System], case: Case, settings: Mapping[st
             if not choice and not isinstance(error, InfeasibleError):
                 raise
             continue
-        if best is None or result.metrics["tokens_per_s"] > best.metrics["tokens_per_s"]:
+        if best is None or result.metrics[cls.objective] > best.metrics[cls.objective]:
             best = result
     return Row(case.name, name_of(cls), is_baseline, best, published, "" if best else reason)
 

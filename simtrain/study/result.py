@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from simtrain import spec
 from simtrain.engine.execute import Execution
-from simtrain.engine.metrics import AXES
+from simtrain.engine.outcome import Outcome
 from simtrain.engine.trace import Trace
+from simtrain.errors import UnsupportedError
 from simtrain.study.settings import Scenario
-from simtrain.systems.training import allocated_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,66 +29,49 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Result:
-    """Metrics and trace of one simulated step.
+    """Metrics of one simulation, and what happened in it.
 
     Parameters
     ----------
     scenario
         What ran where.
-    execution
-        Trace and time budget.
+    outcome
+        What happened: a replayed step has a trace, other kinds a record of their own.
     options
-        Fidelity, engine, seed, unfolded axes.
+        Engine, seed, and what else the system heeds.
     """
 
     scenario: Scenario
-    execution: Execution
+    outcome: Outcome
     options: dict[str, Any]
 
     @property
+    def execution(self) -> Execution:
+        """Trace and time budget of a step.
+
+        Raises
+        ------
+        UnsupportedError
+            If what ran is no single step.
+        """
+        if not isinstance(self.outcome, Execution):
+            raise UnsupportedError(f"{self.scenario.name}: has no trace of a single step; leave out --trace")
+        return self.outcome
+
+    @property
     def trace(self) -> Trace:
-        """When every row was ready, started and ended."""
+        """When every row of a step was ready, started and ended."""
         return self.execution.trace
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Every metric in SI units; means over ranks where ranks differ, the worst rank for memory."""
-        step, time, gpus = self.trace.graph.step, self.trace.makespan, self.scenario.cluster.num_accelerators
-        peak = self.scenario.cluster.node.accelerator.peak_of(step.dtype)
-        busy, weights = self.execution.busy, self._weights
-        total = sum(weights)
-        mean = lambda values: sum(v * w for v, w in zip(values, weights, strict=True)) / total  # noqa: E731
-        exposed = {axis: mean([b.exposed.get(axis, 0.0) for b in busy]) for axis in AXES}
-        compute = mean([b.compute for b in busy])
-        metrics = {
-            "step_time": time,
-            "tokens_per_s": step.tokens / time,
-            "tokens_per_s_per_gpu": step.tokens / time / gpus,
-            "tflops_per_gpu": step.model_flops / time / gpus / 1e12,
-            "mfu": step.model_flops / time / gpus / peak,
-            "mfu_causal": step.model_flops_causal / time / gpus / peak,
-            "hfu": mean([b.flops for b in busy]) / time / peak,
-            "compute": compute,
-            "exposed_comm": sum(exposed.values()),
-            **{f"exposed_comm.{axis}": value for axis, value in exposed.items() if value},
-            **{f"sent_bytes.{axis}": v for axis in AXES if (v := mean([b.sent.get(axis, 0.0) for b in busy]))},
-            "bubble_fraction": max(0.0, 1 - (compute + sum(exposed.values())) / time),
-            "peak_memory": max(allocated_bytes(c.memory) for c in step.classes),
-            "num_gpus": float(gpus),
-        }
-        price = self.scenario.cluster.price_per_accelerator
-        return metrics if price is None else metrics | {"usd_per_step": price * gpus * time}
-
-    @property
-    def _weights(self) -> list[float]:
-        graph = self.trace.graph
-        copies = len(graph.ranks) / len(graph.step.classes)
-        return [graph.step.classes[c].multiplicity / copies for c in graph.rank_class.tolist()]
+        """Every metric in SI units."""
+        return self.outcome.metrics(self.scenario.cluster)
 
     @property
     def memory(self) -> dict[str, float]:
-        """Peak bytes by part on the fullest rank class. [B]"""
-        return max((c.memory for c in self.trace.graph.step.classes), key=lambda m: sum(m.values()))
+        """Peak bytes by part on the fullest accelerator. [B]"""
+        return self.outcome.memory
 
     def config(self) -> dict[str, Any]:
         """Return everything that determines the result."""
@@ -114,7 +97,7 @@ class Result:
             "metrics": {name: {"value": value, "unit": unit_of(name)} for name, value in self.metrics.items()},
             "memory": {part: {"value": nbytes, "unit": "B"} for part, nbytes in self.memory.items()},
             "config": self.config(),
-            "digests": {"config": self.config_digest, "trace": self.trace.digest()},
+            "digests": {"config": self.config_digest, "trace": self.outcome.digest()},
             "versions": {"simtrain": __version__, "python": platform.python_version(), "platform": sys.platform},
         }
 
@@ -125,7 +108,7 @@ class Result:
         return pd.DataFrame([(name, value, unit_of(name)) for name, value in self.metrics.items()], columns=["metric", "value", "unit"])
 
     def plot(self, path: str) -> None:
-        """Write the timeline and the breakdown of the step as a picture (SVG or PNG by the ending)."""
+        """Write what happened over time as a picture (SVG or PNG by the ending)."""
         from importlib import import_module
 
         import_module("simtrain.report.plots").plot_result(self, path)

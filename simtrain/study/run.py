@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simtrain.engine.execute import execute
-from simtrain.engine.replay import Fidelity
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster
+from simtrain.spec import NamedSpec
 from simtrain.study.result import Result
 from simtrain.study.settings import Scenario, scenario
-from simtrain.systems.base import System
-from simtrain.workload import Pretraining
+from simtrain.systems.base import Options, System
+from simtrain.systems.registry import name_of
 
 FIDELITIES = ("analytic", "fair")
 ENGINES = ("auto", "simpy")
@@ -20,7 +19,7 @@ ENGINES = ("auto", "simpy")
 
 def run(
     system: str | type[System] | System,
-    workload: str | Pretraining | None = None,
+    workload: str | NamedSpec | None = None,
     cluster: str | Cluster | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -29,7 +28,7 @@ def run(
     unfold: Sequence[str] = (),
     seed: int = 0,
 ) -> Result:
-    """Simulate one step.
+    """Simulate a system: one step, or a run, by its kind.
 
     Parameters
     ----------
@@ -44,7 +43,7 @@ def run(
     unfold
         Mesh axes whose ranks are all executed.
     seed
-        Kept with the result; nothing in a static step is random.
+        Of all random streams; nothing in a static step is random.
 
     Raises
     ------
@@ -63,7 +62,7 @@ def run(
     return run_scenario(_scenario(system, workload, cluster, settings or {}), fidelity=fidelity, engine=engine, unfold=unfold, seed=seed)
 
 
-def _scenario(system: str | type[System] | System, workload: str | Pretraining | None, cluster: str | Cluster | None, settings: Mapping[str, Any]) -> Scenario:
+def _scenario(system: str | type[System] | System, workload: str | NamedSpec | None, cluster: str | Cluster | None, settings: Mapping[str, Any]) -> Scenario:
     if workload is not None and cluster is not None:
         return scenario(system, workload, cluster, settings)
     from simtrain.systems.registry import find
@@ -76,15 +75,23 @@ def _scenario(system: str | type[System] | System, workload: str | Pretraining |
 
 
 def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0) -> Result:
-    """Simulate one step of a resolved scenario; see :func:`run`."""
+    """Simulate a resolved scenario; see :func:`run`."""
     if fidelity not in FIDELITIES:
         raise InputError(f"fidelity {fidelity!r} is not built; allowed: {', '.join(FIDELITIES)}")
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not built; allowed: {', '.join(ENGINES)}")
-    if s.cluster.degradations:
-        raise UnsupportedError(f"cluster {s.cluster.name}: degradations act on simtrain.engine.flow_fidelity only, not on a step yet; remove them")
-    step = s.system.build(s.workload, s.cluster)
-    chosen: Fidelity = "analytic" if fidelity == "analytic" else "fair"
-    execution = execute(step, s.cluster, fidelity=chosen, slowdown=s.system.software.overlap_slowdown, unfold=unfold)
-    options = {"fidelity": fidelity, "engine": execution.trace.engine, "unfold": sorted(unfold), "seed": seed}
-    return Result(s, execution, options)
+    options = Options(fidelity, engine, tuple(sorted(unfold)), seed)
+    _check_heeded(s.system, options)
+    outcome = s.system.simulate(s.workload, s.cluster, options)
+    used = {"fidelity": fidelity, "unfold": sorted(unfold), "seed": seed}
+    return Result(s, outcome, {"engine": outcome.engine} | {name: used[name] for name in used if name in s.system.heeds})
+
+
+def _check_heeded(system: System, options: Options) -> None:
+    """Refuse what would have no effect."""
+    name, plain = name_of(type(system)), Options()
+    for option in ("fidelity", "unfold", "seed"):
+        if option not in system.heeds and getattr(options, option) != getattr(plain, option):
+            raise UnsupportedError(f"{name}: --{option} has no effect on systems of its kind; leave it out")
+    if options.engine not in system.engines:
+        raise UnsupportedError(f"{name}: cannot use engine {options.engine!r}; allowed: {', '.join(system.engines)}")

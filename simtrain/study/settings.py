@@ -11,7 +11,6 @@ from simtrain.errors import InputError, did_you_mean
 from simtrain.hardware import Cluster, Software
 from simtrain.systems.base import System
 from simtrain.systems.registry import find, name_of
-from simtrain.workload import Pretraining
 
 T = TypeVar("T")
 N = TypeVar("N", bound=spec.NamedSpec)
@@ -25,12 +24,13 @@ class Scenario:
 
     name: str
     system: System
-    workload: Pretraining
+    workload: Any
+    """An instance of the system's ``workload_type``."""
     cluster: Cluster
 
 
 def scenario(
-    system: str | type[System] | System, workload: str | Pretraining, cluster: str | Cluster, settings: Mapping[str, Any] | None = None
+    system: str | type[System] | System, workload: str | spec.NamedSpec, cluster: str | Cluster, settings: Mapping[str, Any] | None = None
 ) -> Scenario:
     """Resolve names and apply settings.
 
@@ -51,7 +51,7 @@ def scenario(
     parts = _split(system_class, settings or {})
     name = name_of(system_class)
     built = _system(system_class, system if isinstance(system, System) else None, parts["system"], name)
-    return Scenario(name, built, _load(Pretraining, workload, parts["workload"]), _load(Cluster, cluster, parts["cluster"]))
+    return Scenario(name, built, _load(system_class.workload_type, workload, parts["workload"]), _load(Cluster, cluster, parts["cluster"]))
 
 
 def _split(system: type[System], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -104,7 +104,7 @@ def refuse_repeated(system: type[System], settings: Mapping[str, Any]) -> None:
 
 
 def _classes(system: type[System]) -> dict[str, type[spec.Spec]]:
-    return {"system": system, "workload": Pretraining, "cluster": Cluster}
+    return {"system": system, "workload": system.workload_type, "cluster": Cluster}
 
 
 def _knows(cls: type[spec.Spec], key: str) -> bool:
@@ -132,6 +132,8 @@ def _load(cls: type[N], given: str | N, values: Mapping[str, Any]) -> N:
         data = spec.resolve(cls, given)
         _replace(cls, data, values)
         return spec.validate(cls, data, spec.label(cls, given))
+    if not isinstance(given, cls):
+        raise InputError(f"{given.name or type(given).__name__}: is a {type(given).__name__}, a {cls.__name__} is needed")
     if not values:
         return given
     data = given.model_dump()

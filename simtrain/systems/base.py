@@ -1,4 +1,4 @@
-"""What a system is: parameters, a program per rank, a baseline, and the paper's claims."""
+"""What a system is: parameters, how it runs, a baseline, and the paper's claims. Kinds of systems derive from it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from simtrain.graph.step import Step
+from simtrain.engine.outcome import Outcome
 from simtrain.hardware import Cluster, Software
-from simtrain.spec import Spec
+from simtrain.spec import NamedSpec, Spec
 from simtrain.workload import Pretraining
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to simulate, as the command line says it."""
+
+    fidelity: str = "fair"
+    engine: str = "auto"
+    unfold: tuple[str, ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,20 @@ class Claim:
 
 
 class System(Spec):
-    """A way to schedule a workload on a cluster. Fields are its parameters, reachable by ``--set``."""
+    """A way to schedule a workload on a cluster. Fields are its parameters, reachable by ``--set``.
+
+    A kind of system derives from this, says how its systems are simulated, and names the class of workload that they take:
+    :class:`simtrain.systems.step.StepSystem` replays the graph of one training step.
+    """
+
+    workload_type: ClassVar[type[NamedSpec]] = Pretraining
+    """Class of the workloads that it runs."""
+    heeds: ClassVar[tuple[str, ...]] = ("seed",)
+    """Options that change its result; others are refused unless they are left at their default."""
+    engines: ClassVar[tuple[str, ...]] = ("auto", "simpy")
+    """Executors that it can use."""
+    objective: ClassVar[str] = "tokens_per_s"
+    """Metric that is largest for the best of several settings."""
 
     baseline: ClassVar[type[System] | None] = None
     """The system that the paper compares with."""
@@ -87,6 +110,8 @@ class System(Spec):
     claims: ClassVar[tuple[Claim, ...]] = ()
     example: ClassVar[Mapping[str, Any]] = {}
     """Parameters of a small run on 32 accelerators, for the checks."""
+    example_workload: ClassVar[str] = "gpt_tiny"
+    """Workload of that run."""
 
     software: Software = Field(default="megatron_2023", validate_default=True)  # pyright: ignore[reportAssignmentType]
     """Training stack that runs it; a name from ``hardware/software``."""
@@ -96,8 +121,17 @@ class System(Spec):
     def _load_software(cls, value: Any) -> Any:
         return Software.load(value) if isinstance(value, str) else value
 
-    def build(self, workload: Pretraining, cluster: Cluster) -> Step:
-        """Return the programs of one step.
+    def simulate(self, workload: Any, cluster: Cluster, options: Options) -> Outcome:
+        """Run it.
+
+        Parameters
+        ----------
+        workload
+            An instance of :attr:`workload_type`.
+        cluster
+            Where it runs.
+        options
+            Those that :attr:`heeds` names, and the engine, have been checked to apply.
 
         Raises
         ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from simtrain.engine.execute import Execution, execute
 from simtrain.engine.metrics import AXES
 from simtrain.engine.trace import Trace
 from simtrain.errors import InfeasibleError, SimtrainError
+from simtrain.graph.step import allocated_bytes
 from simtrain.hardware import Cluster
-from simtrain.systems.base import System
-from simtrain.systems.training import allocated_bytes
+from simtrain.spec import NamedSpec
+from simtrain.systems.base import Options, System
+from simtrain.systems.step import StepSystem
 from simtrain.workload import Pretraining
 
 
@@ -29,28 +31,38 @@ def _law(holds: bool, system: type[System], what: str) -> None:
         raise LawBrokenError(f"{system.__name__}: {what}")
 
 
-def check_system(system: type[System], workload: str | Pretraining = "gpt_tiny", cluster: str | Cluster = "dgx_a100_40gb_ib", num_nodes: int = 4) -> None:
-    """Run the laws on a small case.
+def check_system(
+    system: type[System], workload: str | NamedSpec | None = None, cluster: str | Cluster = "dgx_a100_40gb_ib", num_nodes: int = 4
+) -> None:
+    """Run the laws of its kind on a small case.
 
     Parameters
     ----------
     system
-        Class to check; its ``example`` gives the degrees.
+        Class to check; its ``example`` gives the parameters.
     workload, cluster, num_nodes
-        The case; names or objects.
+        The case; names or objects. Without a workload, the system's ``example_workload``.
 
     Raises
     ------
     LawBrokenError
         With the first law that does not hold.
     """
-    job = Pretraining.load(workload) if isinstance(workload, str) else workload
+    given = system.example_workload if workload is None else workload
+    job = system.workload_type.load(given) if isinstance(given, str) else given
     place = (Cluster.load(cluster) if isinstance(cluster, str) else cluster).model_copy(update={"num_nodes": num_nodes})
     case = system.model_validate(dict(system.example))
-    run = _run(case, job, place)
+    outcomes = [case.simulate(job, place, Options()) for _ in range(2)]
+    _law(outcomes[0].digest() == outcomes[1].digest(), system, "two equal runs differ")
+    for kind, laws in LAWS.items():
+        if issubclass(system, kind):
+            laws(system, case, job, place, outcomes[0])
+
+
+def step_laws(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster, run: Execution) -> None:
+    """Run the laws of a replayed step."""
     _check_trace(system, run.trace)
     _check_budget(system, run)
-    _law(run.trace.digest() == _run(case, job, place).trace.digest(), system, "two equal runs have different traces")
     _check_flops(system, case, job, place, run)
     _check_unused_axes(system, run)
     _check_free_network(system, case, job, place, run)
@@ -59,7 +71,7 @@ def check_system(system: type[System], workload: str | Pretraining = "gpt_tiny",
     _check_memory(system, case, job, place)
 
 
-def _run(case: System, job: Pretraining, place: Cluster, **options: Any) -> Execution:
+def _run(case: StepSystem, job: Pretraining, place: Cluster, **options: Any) -> Execution:
     return execute(case.build(job, place), place, slowdown=case.software.overlap_slowdown, **options)
 
 
@@ -106,9 +118,9 @@ def _executed_flops(run: Execution) -> float:
     return sum(b.flops * run.trace.graph.step.classes[c].multiplicity / copies for b, c in zip(run.busy, run.trace.graph.rank_class.tolist(), strict=True))
 
 
-def _check_flops(system: type[System], case: System, job: Pretraining, place: Cluster, run: Execution) -> None:
+def _check_flops(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster, run: Execution) -> None:
     """The baseline computes the same, unless the system says why not."""
-    if system.baseline is None or system.changes_math:
+    if system.baseline is None or system.changes_math or not issubclass(system.baseline, StepSystem):
         return
     given = {k: v for k, v in system.baseline.example.items()} | {"software": case.software}
     theirs = _run(system.baseline.model_validate(given), job, place)
@@ -123,7 +135,7 @@ def _check_unused_axes(system: type[System], run: Execution) -> None:
                 _law(not busy.sent.get(axis), system, f"sends over axis {axis} of size 1")
 
 
-def _check_free_network(system: type[System], case: System, job: Pretraining, place: Cluster, run: Execution) -> None:
+def _check_free_network(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster, run: Execution) -> None:
     """Without communication cost nothing is exposed, and the step is not longer."""
     free_software = case.software.model_copy(update={"collective_gap": 0.0, "overlap_slowdown": 0.0})
     free = _run(case.model_copy(update={"software": free_software}), job, scaled(place, network=math.inf))
@@ -132,7 +144,7 @@ def _check_free_network(system: type[System], case: System, job: Pretraining, pl
     _law(free.trace.makespan <= run.trace.makespan * (1 + 1e-9), system, "is slower on a free network")
 
 
-def _check_scaling(system: type[System], case: System, job: Pretraining, place: Cluster, run: Execution) -> None:
+def _check_scaling(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster, run: Execution) -> None:
     """All rates halved and all latencies doubled take twice as long: a slip of units anywhere breaks this."""
     s = case.software
     slow = s.model_copy(update={name: 2 * getattr(s, name) for name in ("host_op_time", "sample_time", "collective_gap")})
@@ -142,7 +154,7 @@ def _check_scaling(system: type[System], case: System, job: Pretraining, place: 
     )
 
 
-def _check_folding(system: type[System], case: System, job: Pretraining, place: Cluster) -> None:
+def _check_folding(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster) -> None:
     """All ranks executed one by one give the trace of the folded graph, and composites that of their operations."""
     step = case.build(job, place)
     slowdown = case.software.overlap_slowdown
@@ -153,7 +165,7 @@ def _check_folding(system: type[System], case: System, job: Pretraining, place: 
     _law(execute(step, place, slowdown=slowdown).trace.makespan == folded.trace.makespan, system, "composites change the step time")
 
 
-def _check_memory(system: type[System], case: System, job: Pretraining, place: Cluster) -> None:
+def _check_memory(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster) -> None:
     """What fits is allowed, what does not is refused."""
     need = max(sum(c.memory.values()) + case.software.fragmentation * allocated_bytes(c.memory) for c in case.build(job, place).classes)
     accelerator = place.node.accelerator
@@ -190,3 +202,7 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     pcie = node.pcie.model_copy(update={"bandwidth": node.pcie.bandwidth * finite}) if node.pcie else None
     topology = cluster.topology.model_copy(update={"hop_latency": cluster.topology.hop_latency / finite})
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
+
+
+LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws}
+"""Laws by kind of system, beyond those of all: called with class, parameters, workload, cluster and the outcome of a run."""

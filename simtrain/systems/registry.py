@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from simtrain.errors import InputError, UnknownNameError, did_you_mean
 from simtrain.systems.base import System
+from simtrain.systems.step import StepSystem
 
 ENTRY_POINTS = "simtrain.systems"
 T = TypeVar("T")
@@ -109,6 +110,8 @@ def _class_in(module: ModuleType, class_name: str, place: str) -> type[System]:
 def _checked(found: object, name: str) -> type[System]:
     if not isinstance(found, type) or not issubclass(found, System):
         raise InputError(f"{name}: is not a System; derive it from simtrain.System")
-    if found.build is System.build:
+    if found.simulate is System.simulate:
+        raise InputError(f"{name}: has no simulate(self, workload, cluster, options); derive from a kind of system such as TransformerTraining, or write it")
+    if issubclass(found, StepSystem) and found.build is StepSystem.build:
         raise InputError(f"{name}: has no build(self, workload, cluster); write it, or derive from TransformerTraining or a shipped system")
     return found

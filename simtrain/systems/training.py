@@ -6,7 +6,6 @@ recomputation, sharded optimizers, gradient reduction and memory come from here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,12 +20,12 @@ from simtrain.graph.pipeline import Stage, stage_program
 from simtrain.graph.program import Program
 from simtrain.graph.recorder import Pending, Recorder
 from simtrain.graph.schedule import Schedule, Task, peak_in_flight, tasks
-from simtrain.graph.step import Do, Instruction, RankClass, Step, Wait
+from simtrain.graph.step import CONTEXT, Do, Instruction, RankClass, Step, Wait, allocated_bytes
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
 from simtrain.policy.layer_split import SPLITS, LayerCounts, checked
-from simtrain.systems.base import System
+from simtrain.systems.step import StepSystem
 from simtrain.workload import Pretraining
 
 
@@ -41,16 +40,13 @@ class Microbatch(NamedTuple):
     """Tokens on this context-parallel rank: ``size * seq_len / cp``."""
 
 
-CONTEXT = "context"
-"""Memory part outside the framework's allocator: it counts for what fits, not for the allocated peak."""
-
 MAX_PASSES = 1_000_000
 """Forward passes of microbatches through chunks in one step: far beyond any training run, and what a mistyped batch runs into."""
 
 RECOMPUTE = {"none": frozenset[str](), "selective": frozenset({"core_attention"}), "full": frozenset({"layer"})}
 
 
-class TransformerTraining(System):
+class TransformerTraining(StepSystem):
     """Parameters and program shared by systems that train one transformer with equal steps."""
 
     tp: int = Field(default=1, ge=1)
@@ -142,7 +138,7 @@ class TransformerTraining(System):
     # -- from parameters to a step ------------------------------------------------------------------------
 
     def build(self, workload: Pretraining, cluster: Cluster) -> Step:
-        """Return the programs of one step; see :meth:`System.build`."""
+        """Return the programs of one step; see :meth:`StepSystem.build`."""
         layout = lay_out(self, workload, cluster)
         self.check(workload.model, workload)
         classes = [_StageBuilder(self, layout, stage).rank_class() for stage in range(self.pp)]
@@ -473,8 +469,3 @@ def _check_memory(classes: list[RankClass], cluster: Cluster, fragmentation: flo
             "raise tp, pp, zero or recompute, or lower microbatch_size",
             worst.items(),
         )
-
-
-def allocated_bytes(memory: Mapping[str, float]) -> float:
-    """Return what the framework's allocator holds: everything but the context. [B]"""
-    return sum(nbytes for part, nbytes in memory.items() if part != CONTEXT)

@@ -174,6 +174,7 @@ SETTINGS = {
 }  # fmt: skip
 
 BASE = "from simtrain import System\n"
+STEP = "from simtrain.systems.step import StepSystem\n"
 MODULES = {
     "import error": module("import nothing_here\n", "my.py:1", "No module named 'nothing_here'", "mend it"),
     "syntax error": module("x = 1\ndef (:\n", "my.py", "SyntaxError", "line 2"),
@@ -183,7 +184,8 @@ MODULES = {
     "no system": module("x = 1\n", "my.py", "holds no System", "write 'class MySystem(System): ...'"),
     "no such class": module(BASE + "class My(System): ...\n", "my.py", "no class 'Myy'", "did you mean 'My'?", "my.py:Myy"),
     "another class": module("class My: ...\n", "my.py:My", "is not a System", "derive it from simtrain.System", "my.py:My"),
-    "no build": module(BASE + "class My(System): ...\n", "my.py:My", "has no build(self, workload, cluster)", "write it"),
+    "no simulate": module(BASE + "class My(System): ...\n", "my.py:My", "has no simulate(self, workload, cluster, options)", "derive from a kind"),
+    "no build": module(STEP + "class My(StepSystem): ...\n", "my.py:My", "has no build(self, workload, cluster)", "write it"),
     "no layer_forward": module(
         "from simtrain.systems.training import TransformerTraining\nclass My(TransformerTraining): ...\n", "My", "has no layer_forward", "write it, see"
     ),
@@ -317,7 +319,7 @@ def test_the_program_says_the_same(name: str, folder: Path) -> None:
 
 def test_a_bug_in_a_users_system_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no bad input: whoever wrote the system needs the line."""
-    lay(folder, {"my.py": BASE + "class My(System):\n    def build(self, workload, cluster):\n        return 1 / 0\n"})
+    lay(folder, {"my.py": STEP + "class My(StepSystem):\n    def build(self, workload, cluster):\n        return 1 / 0\n"})
     monkeypatch.setattr(sys, "argv", ["simtrain", "run", "my.py", *ON_TINY])
     with pytest.raises(ZeroDivisionError):
         cli.main()

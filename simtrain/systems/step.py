@@ -1,0 +1,38 @@
+"""Systems whose unit is one training step: a program per rank, replayed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from simtrain.engine.execute import Execution, execute
+from simtrain.engine.replay import Fidelity
+from simtrain.errors import UnsupportedError
+from simtrain.graph.step import Step
+from simtrain.hardware import Cluster
+from simtrain.systems.base import Options, System
+from simtrain.workload import Pretraining
+
+
+class StepSystem(System):
+    """A system that states the programs of one step; every step is like it."""
+
+    heeds: ClassVar[tuple[str, ...]] = ("fidelity", "unfold", "seed")
+
+    def build(self, workload: Pretraining, cluster: Cluster) -> Step:
+        """Return the programs of one step.
+
+        Raises
+        ------
+        InputError
+            If the parameters do not fit the workload or the cluster.
+        InfeasibleError
+            If it does not fit into memory.
+        """
+        raise NotImplementedError
+
+    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Execution:
+        """Replay one step; see :meth:`System.simulate`."""
+        if cluster.degradations:
+            raise UnsupportedError(f"cluster {cluster.name}: degradations act on simtrain.engine.flow_fidelity only, not on a step yet; remove them")
+        fidelity: Fidelity = "analytic" if options.fidelity == "analytic" else "fair"
+        return execute(self.build(workload, cluster), cluster, fidelity=fidelity, slowdown=self.software.overlap_slowdown, unfold=options.unfold)
