@@ -7,10 +7,16 @@ ones are inlined, which made the simulation of flows twenty times as fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import njit
+
+from simtrain.engine.fairshare import RATE_UNIT
+from simtrain.graph.grid import GRID
+from simtrain.graph.template import LINK_CLASSES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,6 +34,41 @@ def unmanaged(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """Compile a small function that allocates nothing into each of its callers."""
     return _njit(function, _nrt=False, forceinline=True)
+
+
+def entry(sources: Iterable[str | Path]) -> Callable[[Function], Function]:
+    """Compile the outermost function of several files, and compile it anew when any of these changes.
+
+    Numba's cache looks at the file of the outermost function alone, so that a change elsewhere would go unnoticed. It has no public
+    way to say what else to look at; a version without the attribute set here behaves as numba does otherwise.
+
+    Parameters
+    ----------
+    sources
+        Files of all functions and tuples that the function uses.
+    """
+    hasher = hashlib.sha256(repr((GRID, RATE_UNIT, [int(c) for c in LINK_CLASSES])).encode())
+    for source in sorted(map(Path, [*sources, __file__])):
+        hasher.update(source.read_bytes())
+
+    def compile_entry(function: Function) -> Function:
+        dispatcher: Any = unmanaged(function)
+        cache_file: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+        if hasattr(cache_file, "_source_stamp"):
+            cache_file._source_stamp = hasher.hexdigest()
+        return dispatcher
+
+    return compile_entry
+
+
+def is_cached(dispatcher: Any) -> bool:
+    """Whether an outermost function is compiled, in this process or on disk; numba has no public question for the latter."""
+    if dispatcher.signatures:
+        return True
+    try:
+        return bool(dispatcher._cache._cache_file._load_index())
+    except (AttributeError, OSError):
+        return False
 
 
 def _njit(function: Function, **options: bool) -> Function:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simtrain.engine import indexed_heap, maxmin
 from simtrain.engine.arrays import Floats, Integers, Numbers
-from simtrain.engine.compiled import inlined, unmanaged
+from simtrain.engine.compiled import entry, inlined
 from simtrain.engine.fairshare import RATE_UNIT
 from simtrain.engine.indexed_heap import empty_heap, heapify, push, remove, sift_down, sift_up
 from simtrain.engine.maxmin import DIRTY, NO_CAP, TOUCHED, Network, Shares, arrive, depart, empty_shares, forget_touched, solve
@@ -67,7 +68,7 @@ class Clock(NamedTuple):
     sizes: Integers
 
 
-@unmanaged
+@entry([__file__, maxmin.__file__, indexed_heap.__file__])
 def _arrange(timing: Timing, net: Network, clock: Clock, s: Shares, window: float) -> None:
     """Run until nothing is left to happen."""
     following = 0

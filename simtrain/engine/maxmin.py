@@ -21,9 +21,6 @@ ones, since the load is a concave function of the level. Flows frozen elsewhere 
 tangent, not in the rule; that is worth at most one unit per flow and is subtracted. So one division orders the links, and
 a link's flows are read only when the sweep reaches the bound.
 
-Numba's cache on disk looks only at the file of the outermost function: after changing this file, touch
-:mod:`simtrain.engine.flow_loop`.
-
 References
 ----------
 .. [1] Bertsekas and Gallager, Data Networks, 2nd ed., section 6.5.2.
