@@ -23,6 +23,7 @@ class EngineOption(StrEnum):
 
     auto = "auto"
     simpy = "simpy"
+    compiled = "compiled"
 
 
 Workload = Annotated[str | None, typer.Option(help="Shipped name or path of a workload YAML.")]
@@ -30,7 +31,7 @@ ClusterOption = Annotated[str | None, typer.Option(help="Shipped name or path of
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of system, workload or cluster; repeatable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random streams.")]
 Fidelity = Annotated[FidelityOption, typer.Option(help="analytic: transfers on a link serialise; fair: they share it.")]
-Engine = Annotated[EngineOption, typer.Option(help="Executor.")]
+Engine = Annotated[EngineOption, typer.Option(help="Executor; auto takes the one that is done first. Both give the same result.")]
 Unfold = Annotated[str, typer.Option(metavar="AXES", help="Mesh axes whose ranks are all executed, such as tp,dp.")]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write a trace that Perfetto opens.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", help="Write a picture, SVG or PNG by the ending.")]

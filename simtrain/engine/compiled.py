@@ -73,4 +73,7 @@ def is_cached(dispatcher: Any) -> bool:
 
 def _njit(function: Function, **options: bool) -> Function:
     compile_function: Any = njit
-    return compile_function(cache=True, error_model="numpy", **options)(function)
+    try:
+        return compile_function(cache=True, error_model="numpy", **options)(function)
+    except RuntimeError:  # neither this folder nor the user's cache can be written: every process compiles for itself
+        return compile_function(error_model="numpy", **options)(function)

@@ -6,7 +6,9 @@ import gc
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+from simtrain.engine.compiled_replay import choose_engine, replay_compiled
 from simtrain.engine.composite import Composites, compose, disturbed
 from simtrain.engine.metrics import Busy, Inside, measure_ranks, step_metrics
 from simtrain.engine.replay import Fidelity, replay
@@ -14,6 +16,9 @@ from simtrain.engine.trace import Trace
 from simtrain.graph.graph import assemble
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
+
+Engine = Literal["auto", "simpy", "compiled"]
+ENGINES: tuple[str, ...] = get_args(Engine)
 
 
 @dataclass
@@ -51,7 +56,14 @@ class Execution:
 
 
 def execute(
-    step: Step, cluster: Cluster, *, fidelity: Fidelity = "fair", slowdown: float = 0.0, unfold: Sequence[str] = (), use_composites: bool = True
+    step: Step,
+    cluster: Cluster,
+    *,
+    fidelity: Fidelity = "fair",
+    engine: Engine = "auto",
+    slowdown: float = 0.0,
+    unfold: Sequence[str] = (),
+    use_composites: bool = True,
 ) -> Execution:
     """Replay one step.
 
@@ -63,6 +75,8 @@ def execute(
         Gives the capacities of links.
     fidelity, slowdown
         As in :func:`simtrain.engine.replay.replay`.
+    engine
+        Executor; ``auto`` takes the one that is done first. Both give the same trace.
     unfold
         Mesh axes whose copies are executed one by one; this switches composites off.
     use_composites
@@ -75,7 +89,8 @@ def execute(
         while True:
             rounds += 1
             graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded)
-            trace = replay(graph, cluster, fidelity=fidelity, slowdown=slowdown)
+            is_compiled = (choose_engine(graph) if engine == "auto" else engine) == "compiled"
+            trace = (replay_compiled if is_compiled else replay)(graph, cluster, fidelity=fidelity, slowdown=slowdown)
             hit = disturbed(trace, composites, fidelity, slowdown) if composites.by_template else {}
             if not hit:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from simtrain.engine.execute import ENGINES
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster
 from simtrain.spec import NamedSpec
@@ -14,7 +15,6 @@ from simtrain.systems.base import Options, System
 from simtrain.systems.registry import name_of
 
 FIDELITIES = ("analytic", "fair")
-ENGINES = ("auto", "simpy")
 
 
 def run(
@@ -39,7 +39,7 @@ def run(
     fidelity
         ``analytic`` or ``fair``.
     engine
-        ``auto`` or ``simpy``; both execute the same graph.
+        ``simpy``, ``compiled``, or ``auto`` for the one that is done first; both give the same result, which names the one used.
     unfold
         Mesh axes whose ranks are all executed.
     seed
@@ -79,7 +79,7 @@ def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", u
     if fidelity not in FIDELITIES:
         raise InputError(f"fidelity {fidelity!r} is not built; allowed: {', '.join(FIDELITIES)}")
     if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is not built; allowed: {', '.join(ENGINES)}")
+        raise InputError(f"engine {engine!r} is unknown; allowed: {', '.join(ENGINES)}")
     options = Options(fidelity, engine, tuple(sorted(unfold)), seed)
     _check_heeded(s.system, options)
     outcome = s.system.simulate(s.workload, s.cluster, options)

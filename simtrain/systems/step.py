@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from simtrain.engine.execute import Execution, execute
+from simtrain.engine.execute import ENGINES, Engine, Execution, execute
 from simtrain.engine.replay import Fidelity
 from simtrain.errors import UnsupportedError
 from simtrain.graph.step import Step
@@ -17,6 +17,7 @@ class StepSystem(System):
     """A system that states the programs of one step; every step is like it."""
 
     heeds: ClassVar[tuple[str, ...]] = ("fidelity", "unfold", "seed")
+    engines: ClassVar[tuple[str, ...]] = ENGINES
 
     def build(self, workload: Pretraining, cluster: Cluster) -> Step:
         """Return the programs of one step.
@@ -35,4 +36,5 @@ class StepSystem(System):
         if cluster.degradations:
             raise UnsupportedError(f"cluster {cluster.name}: degradations act on simtrain.engine.flow_fidelity only, not on a step yet; remove them")
         fidelity: Fidelity = "analytic" if options.fidelity == "analytic" else "fair"
-        return execute(self.build(workload, cluster), cluster, fidelity=fidelity, slowdown=self.software.overlap_slowdown, unfold=options.unfold)
+        step, engine, slowdown = self.build(workload, cluster), cast("Engine", options.engine), self.software.overlap_slowdown
+        return execute(step, cluster, fidelity=fidelity, engine=engine, slowdown=slowdown, unfold=options.unfold)

@@ -96,6 +96,13 @@ def test_run_prints_what_the_api_returns(call: Any) -> None:
     assert code == 0 and "step time" in table
 
 
+def test_the_engine_used_is_named_and_changes_nothing_else(call: Any) -> None:
+    results = {engine: json.loads(call(*SMALL, "--engine", engine, "--json")[1]) for engine in ("auto", "simpy", "compiled")}
+    assert [result["config"]["engine"] for result in results.values()] == ["simpy", "simpy", "compiled"]
+    assert len({result["digests"]["trace"] for result in results.values()}) == 1
+    assert results["simpy"]["metrics"] == results["compiled"]["metrics"]
+
+
 def test_compare_prints_what_the_api_returns(call: Any) -> None:
     settings = ("--set", "cluster.num_nodes=1", "--set", "tp=2")
     code, out, _ = call("compare", "dense/megatron_lm", "dense/megascale", *SET_UP, *settings, "--json")

@@ -143,6 +143,32 @@ def test_the_kernel_is_known_to_be_compiled_after_a_run() -> None:
     assert compiled_replay.is_kernel_cached()
 
 
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_who_has_to_wait_is_told_why(is_cached: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(compiled_replay, "is_kernel_cached", lambda: is_cached)
+    replay_compiled(random_graph(100, 8, 0), random_cluster(8))
+    out, err = capsys.readouterr()
+    assert (out, err.count("compiling the replay kernel")) == ("", 0 if is_cached else 1)
+
+
+def test_a_change_in_any_file_of_the_kernel_has_it_compiled_anew(tmp_path: Path) -> None:
+    """Numba alone would look at the file of the outermost function only."""
+    inner, outer = tmp_path / "inner.py", tmp_path / "outer.py"
+    outer.write_text(
+        "import inner\nfrom simtrain.engine.compiled import entry, is_cached\n"
+        "@entry([inner.__file__, __file__])\ndef call():\n    return inner.value()\n"
+        "print(is_cached(call), call())\n"
+    )
+    source = "from simtrain.engine.compiled import inlined\n@inlined\ndef value():\n    return {}\n"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "."), "."])}
+    printed: list[str] = []
+    for value in (1, 1, 2):
+        inner.write_text(source.format(value))
+        done = subprocess.run([sys.executable, str(outer)], env=environment, capture_output=True, text=True, check=True)
+        printed.append(done.stdout.strip())
+    assert printed == ["False 1", "True 1", "False 2"]
+
+
 def test_numba_is_loaded_by_the_first_compiled_replay_only(root: Path) -> None:
     program = "import sys, simtrain, simtrain.engine.compiled_replay; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, check=True)
