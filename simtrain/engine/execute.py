@@ -6,19 +6,14 @@ import gc
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from simtrain.engine.compiled_replay import choose_engine, replay_compiled
 from simtrain.engine.composite import Composites, compose, disturbed
+from simtrain.engine.executors import Engine, StepFidelity, replay_with
 from simtrain.engine.metrics import Busy, Inside, measure_ranks, step_metrics
-from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import assemble
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
-
-Engine = Literal["auto", "simpy", "compiled"]
-ENGINES: tuple[str, ...] = get_args(Engine)
 
 
 @dataclass
@@ -59,7 +54,7 @@ def execute(
     step: Step,
     cluster: Cluster,
     *,
-    fidelity: Fidelity = "fair",
+    fidelity: StepFidelity = "fair",
     engine: Engine = "auto",
     slowdown: float = 0.0,
     unfold: Sequence[str] = (),
@@ -73,25 +68,22 @@ def execute(
         Programs of the rank classes.
     cluster
         Gives the capacities of links.
-    fidelity, slowdown
-        As in :func:`simtrain.engine.replay.replay`.
-    engine
-        Executor; ``auto`` takes the one that is done first. Both give the same trace.
+    fidelity, engine, slowdown
+        As in :func:`simtrain.engine.executors.replay_with`. ``flow`` switches composites off: what the fabric does to a call depends on its ranks.
     unfold
         Mesh axes whose copies are executed one by one; this switches composites off.
     use_composites
         Use composites where they are exact; ``False`` executes every operation.
     """
     with _collector_paused():
-        composites = compose(step, cluster, fidelity, slowdown) if use_composites and not unfold else Composites()
+        composites = compose(step, cluster, fidelity, slowdown) if use_composites and not unfold and fidelity != "flow" else Composites()
         expanded: dict[int, frozenset[int]] = {}
         rounds = 0
         while True:
             rounds += 1
             graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded)
-            is_compiled = (choose_engine(graph) if engine == "auto" else engine) == "compiled"
-            trace = (replay_compiled if is_compiled else replay)(graph, cluster, fidelity=fidelity, slowdown=slowdown)
-            hit = disturbed(trace, composites, fidelity, slowdown) if composites.by_template else {}
+            trace = replay_with(engine, graph, cluster, fidelity, slowdown)
+            hit = disturbed(trace, composites, fidelity, slowdown) if composites.by_template and fidelity != "flow" else {}
             if not hit:
                 break
             expanded = {i: expanded.get(i, frozenset()) | hit.get(i, frozenset()) for i in {*expanded, *hit}}

@@ -167,7 +167,7 @@ def flow_collective(
     if not 0 <= min(ranks) <= max(ranks) < cluster.num_accelerators:
         raise InputError(f"ranks: the cluster has ranks 0 to {cluster.num_accelerators - 1}, not {min(ranks)} to {max(ranks)}")
     fabric = fabric_of(cluster)
-    groups = [_placement(fabric, group) for group in (_siblings(cluster, ranks) if has_siblings else [ranks])]
+    groups = [_placement(fabric, group) for group in (siblings(cluster, ranks) if has_siblings else [ranks])]
     run = _Run(fabric, kind, chosen, splits_latency, simulate)
     one_round = sum(g.rings.size for g in groups) * cluster.topology.planes
     rounds = (2 if kind in ("all_reduce", "barrier") else 1) * (len(ranks) - 1)
@@ -389,7 +389,7 @@ def _mesh_rings(cables: tuple[tuple[tuple[int, int], int], ...], members: tuple[
     return np.array(best, dtype=np.int64).reshape(-1, len(members))
 
 
-def _siblings(cluster: Cluster, ranks: Sequence[int]) -> list[list[int]]:
+def siblings(cluster: Cluster, ranks: Sequence[int]) -> list[list[int]]:
     """Return the group and its translations inside the nodes and leaves that it touches, no rank taken twice."""
     per_node, own = cluster.node.num_accelerators, np.asarray(ranks, dtype=np.int64)
     node, local = own // per_node, own % per_node

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simtrain.engine.execute import ENGINES
+from simtrain.engine.executors import ENGINES, STEP_FIDELITIES
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster
 from simtrain.spec import NamedSpec
@@ -14,7 +14,6 @@ from simtrain.study.settings import Scenario, scenario
 from simtrain.systems.base import Options, System
 from simtrain.systems.registry import name_of
 
-FIDELITIES = ("analytic", "fair")
 
 
 def run(
@@ -37,7 +36,7 @@ def run(
     settings
         Dotted keys that replace parameters, such as ``{"tp": 8, "cluster.nic.bandwidth": "800 Gbit/s"}``.
     fidelity
-        ``analytic`` or ``fair``.
+        ``analytic``: transfers on a link serialise; ``fair``: they share it; ``flow``: they take what their messages take on the fabric.
     engine
         ``simpy``, ``compiled``, or ``auto`` for the one that is done first; both give the same result, which names the one used.
     unfold
@@ -76,8 +75,8 @@ def _scenario(system: str | type[System] | System, workload: str | NamedSpec | N
 
 def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0) -> Result:
     """Simulate a resolved scenario; see :func:`run`."""
-    if fidelity not in FIDELITIES:
-        raise InputError(f"fidelity {fidelity!r} is not built; allowed: {', '.join(FIDELITIES)}")
+    if fidelity not in STEP_FIDELITIES:
+        raise InputError(f"fidelity {fidelity!r} is unknown; allowed: {', '.join(STEP_FIDELITIES)}")
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown; allowed: {', '.join(ENGINES)}")
     options = Options(fidelity, engine, tuple(sorted(unfold)), seed)

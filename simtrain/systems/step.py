@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, cast
 
-from simtrain.engine.execute import ENGINES, Engine, Execution, execute
-from simtrain.engine.replay import Fidelity
+from simtrain.engine.execute import Execution, execute
+from simtrain.engine.executors import ENGINES, Engine, StepFidelity
 from simtrain.errors import UnsupportedError
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
@@ -33,8 +33,8 @@ class StepSystem(System):
 
     def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Execution:
         """Replay one step; see :meth:`System.simulate`."""
-        if cluster.degradations:
-            raise UnsupportedError(f"cluster {cluster.name}: degradations act on simtrain.engine.flow_fidelity only, not on a step yet; remove them")
-        fidelity: Fidelity = "analytic" if options.fidelity == "analytic" else "fair"
+        fidelity = cast("StepFidelity", options.fidelity)
+        if cluster.degradations and fidelity != "flow":
+            raise UnsupportedError(f"cluster {cluster.name}: degradations need messages on links, which fidelity {fidelity!r} does not know; use --fidelity flow")
         step, engine, slowdown = self.build(workload, cluster), cast("Engine", options.engine), self.software.overlap_slowdown
         return execute(step, cluster, fidelity=fidelity, engine=engine, slowdown=slowdown, unfold=options.unfold)

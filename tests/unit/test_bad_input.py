@@ -203,7 +203,7 @@ COMMANDS = {
     "flag without value": Bad((*SMALL, "--seed"), "'--seed'", "requires an argument", "--help"),
     "text for a seed": Bad((*SMALL, "--seed", "x"), "'--seed'", "valid integer", "see 'simtrain run --help'"),
     "negative seed": Bad((*SMALL, "--seed", "-1"), "'--seed'", "greater than or equal to 0", "see 'simtrain run --help'"),
-    "unknown fidelity": Bad((*SMALL, "--fidelity", "exact"), "'--fidelity'", "'exact' is not one of", "'analytic', 'fair'"),
+    "unknown fidelity": Bad((*SMALL, "--fidelity", "exact"), "'--fidelity'", "'exact' is not one of", "'analytic', 'fair', 'flow'"),
     "unknown engine": Bad((*SMALL, "--engine", "gpu"), "'--engine'", "'gpu' is not one of", "'auto', 'simpy', 'compiled'"),
     "unknown axis": Bad((*SMALL, "--unfold", "tp,xp"), "unfold", "unknown axis 'xp'", "allowed: tp, cp, dp, pp"),
     "unknown system": Bad(("run", "dense/megatron"), "system 'dense/megatron'", "unknown system", "did you mean 'dense/megatron_lm'"),

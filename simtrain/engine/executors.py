@@ -1,0 +1,38 @@
+"""Which executor replays a graph, under which fidelity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from simtrain.engine.compiled_replay import choose_engine, replay_compiled
+from simtrain.engine.replay import replay
+from simtrain.engine.trace import Trace
+from simtrain.graph.graph import Graph
+from simtrain.hardware import Cluster
+
+Engine = Literal["auto", "simpy", "compiled"]
+ENGINES: tuple[str, ...] = get_args(Engine)
+StepFidelity = Literal["analytic", "fair", "flow"]
+STEP_FIDELITIES: tuple[str, ...] = get_args(StepFidelity)
+
+
+def replay_with(engine: Engine, graph: Graph, cluster: Cluster, fidelity: StepFidelity, slowdown: float) -> Trace:
+    """Replay a graph; the trace names the executor and the fidelity.
+
+    Parameters
+    ----------
+    engine
+        Executor; ``auto`` takes the one that is done first. Both give the same trace.
+    graph, cluster, slowdown
+        As in :func:`simtrain.engine.replay.replay`.
+    fidelity
+        As there, or ``flow``: transfers take what their messages take on the fabric, see :mod:`simtrain.engine.flow_step`.
+    """
+    if fidelity == "flow":
+        from simtrain.engine.flow_step import price_by_messages
+
+        whole = cluster.model_copy(update={"fabric_efficiency": 1.0})  # it stands for the collisions that are simulated
+        return replace(replay_with(engine, price_by_messages(graph, cluster), whole, "fair", slowdown), fidelity="flow")
+    is_compiled = (choose_engine(graph) if engine == "auto" else engine) == "compiled"
+    return (replay_compiled if is_compiled else replay)(graph, cluster, fidelity=fidelity, slowdown=slowdown)
