@@ -15,7 +15,6 @@ from simtrain.systems.base import Options, System
 from simtrain.systems.registry import name_of
 
 
-
 def run(
     system: str | type[System] | System,
     workload: str | NamedSpec | None = None,

@@ -35,6 +35,6 @@ class StepSystem(System):
         """Replay one step; see :meth:`System.simulate`."""
         fidelity = cast("StepFidelity", options.fidelity)
         if cluster.degradations and fidelity != "flow":
-            raise UnsupportedError(f"cluster {cluster.name}: degradations need messages on links, which fidelity {fidelity!r} does not know; use --fidelity flow")
+            raise UnsupportedError(f"cluster {cluster.name}: degradations need messages on links, which {fidelity!r} does not know; use --fidelity flow")
         step, engine, slowdown = self.build(workload, cluster), cast("Engine", options.engine), self.software.overlap_slowdown
         return execute(step, cluster, fidelity=fidelity, engine=engine, slowdown=slowdown, unfold=options.unfold)
