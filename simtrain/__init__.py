@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from simtrain.study.compare import Comparison, compare
     from simtrain.study.result import Result
     from simtrain.study.run import run
+    from simtrain.study.sweep import Study, SweepResult, sweep
     from simtrain.systems.base import Case, Claim, System
     from simtrain.workload import Pretraining
 
@@ -20,12 +21,13 @@ __version__ = "0.1.0"
 _HOME = {
     "InfeasibleError": "errors", "InputError": "errors", "SimtrainError": "errors", "Accelerator": "hardware", "Cluster": "hardware", "Node": "hardware",
     "Software": "hardware", "Transformer": "model", "Comparison": "study.compare", "compare": "study.compare", "Result": "study.result", "run": "study.run",
+    "Study": "study.sweep", "SweepResult": "study.sweep", "sweep": "study.sweep",
     "Case": "systems.base", "Claim": "systems.base", "System": "systems.base", "Pretraining": "workload",
 }  # fmt: skip
 
 __all__ = [
     "Accelerator", "Case", "Claim", "Cluster", "Comparison", "InfeasibleError", "InputError", "Node", "Pretraining", "Result", "SimtrainError",
-    "Software", "System", "Transformer", "compare", "run",
+    "Software", "Study", "SweepResult", "System", "Transformer", "compare", "run", "sweep",
 ]  # fmt: skip
 
 

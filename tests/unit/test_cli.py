@@ -31,6 +31,7 @@ CONTRACT = {
     "list": ["kind", "--json"],
     "run": ["system", *COMMON, "--unfold", "--trace", "--plot", "--json"],
     "compare": ["systems", *COMMON, "--plot", "--json"],
+    "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
     "calibrate": ["what", "--accelerator", "--table", "--out"],
     "validate": ["what", "--table"],
 }
