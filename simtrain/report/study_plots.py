@@ -149,7 +149,10 @@ def _x_positions(plot: Plot, values: Sequence[Scalar]) -> list[float]:
 
 def _legend(ax: Axes, title: str) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles, [textwrap.fill(label, 24) for label in labels], loc="upper left", bbox_to_anchor=(1.02, 1.02), title=textwrap.fill(title, 28), alignment="left", borderaxespad=0, title_fontsize=9)
+    ax.legend(
+        handles, [textwrap.fill(label, 24) for label in labels], title=textwrap.fill(title, 28), title_fontsize=9, alignment="left", loc="upper left",
+        bbox_to_anchor=(1.02, 1.02), borderaxespad=0,
+    )  # fmt: skip
 
 
 def _y_axis(ax: Axes, result: SweepResult, plot: Plot, metric: str, unit: Scale, *, is_from_zero: bool) -> None:
@@ -262,11 +265,10 @@ def _heat_map(ax: Axes, result: SweepResult, plot: Plot) -> None:
             if place is None:
                 ax.text(i, n, "does not\nfit", ha="center", va="center", fontsize=8, color=style.QUIET)
                 continue
-            value = place.spread.mean / unit.size
-            dark = value < (low + high) / 2
-            ax.text(i, n, unit.number(place.spread.mean), ha="center", va="bottom" if plot.label else "center", fontsize=9.5, fontweight="bold", color=style.PAPER if dark else style.INK)
-            if plot.label:
-                ax.text(i, n - 0.04, _label(plot, place, lines=True), ha="center", va="top", fontsize=7, color=style.PAPER if dark else style.INK, linespacing=1.1)
+            colour = style.PAPER if place.spread.mean / unit.size < (low + high) / 2 else style.INK
+            text = unit.number(place.spread.mean)
+            ax.text(i, n, text, ha="center", va="bottom" if plot.label else "center", fontsize=9.5, fontweight="bold", color=colour)
+            ax.text(i, n - 0.04, _label(plot, place, lines=True), ha="center", va="top", fontsize=7, color=colour, linespacing=1.1)
     ax.set_xticks(range(len(xs)), [_wrapped(v) for v in xs])
     ax.set_yticks(range(len(ys)), [_wrapped(v) for v in ys])
     ax.tick_params(length=0)
