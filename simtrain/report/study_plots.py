@@ -285,7 +285,8 @@ def _pareto(ax: Axes, result: SweepResult, plot: Plot) -> None:
     is_small_good = plot.best == "min"
     for i, line in enumerate(result.study.values(plot.lines) if plot.lines else [None]):
         own = [(x / ux.size, y / uy.size) for row, x, y in rows if not plot.lines or row.point.axes[plot.lines] == line]
-        ax.scatter([x for x, _ in own], [y for _, y in own], s=16, alpha=0.55, linewidth=0, color=_LINES[i % len(_LINES)], label=_name(line) if plot.lines else None)
+        name = _name(line) if plot.lines else None
+        ax.scatter([x for x, _ in own], [y for _, y in own], s=16, alpha=0.55, linewidth=0, color=_LINES[i % len(_LINES)], label=name)
     best = front([(x, y) for _, x, y in rows], is_small_good=is_small_good)
     ends = [(rows[k][1] / ux.size, rows[k][2] / uy.size) for k in best]
     ax.plot([x for x, _ in ends], [y for _, y in ends], color=style.INK, linewidth=1.2, drawstyle="steps-post", zorder=1, label="best")

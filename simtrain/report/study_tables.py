@@ -82,8 +82,8 @@ def print_sweep(result: SweepResult, folder: Path, *, has_parquet: bool) -> None
         title = result.study.titles.get(name) or metric_title(name)
         table.add_column(escaped(f"{title} [{scales[name].unit}]") if scales[name].unit else escaped(title), justify="right")
     for row in rows:
-        values = [row.value(name) for name in metrics]
-        table.add_row(*(escaped(str(v)) for v in row.point.axes.values()), *("-" if v is None else scales[n].number(v) for n, v in zip(metrics, values, strict=True)))
+        numbers = ["-" if (value := row.value(name)) is None else scales[name].number(value) for name in metrics]
+        table.add_row(*(escaped(str(v)) for v in row.point.axes.values()), *numbers)
     console.print(table)
     if len(result.ok) > len(rows):
         console.print(f"the {len(rows)} best of {len(result.ok)}; all are in the table", markup=False)

@@ -243,7 +243,7 @@ def test_results_are_not_written_over(tmp_path: Path) -> None:
 
 def test_two_sweeps_do_not_write_into_one_folder(tmp_path: Path) -> None:
     about = {"digests": {}, "units": {}}
-    with Journal(tmp_path, about, is_resumed=False), pytest.raises(InputError, match="another sweep is writing there"):
+    with Journal(tmp_path, about, is_resumed=False), pytest.raises(InputError, match="is writing there"):
         Journal(tmp_path, about, is_resumed=True)
     Journal(tmp_path, about, is_resumed=True).__exit__()
 

@@ -47,6 +47,8 @@ class Journal:
         self.rows: dict[str, Row] = {}
         self.units: dict[str, str] = {}
         self._file: IO[str] | None = None
+        if folder.resolve() in _mine:
+            raise InputError(f"--out {folder}: another sweep of this program is writing there; choose another place")
         made = [f for f in (folder, *folder.parents) if not f.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,7 @@ class Journal:
         try:
             self._claim()
             self._check(about, is_resumed)
+            _mine.add(folder.resolve())
         except InputError:
             self._lock.close()
             if made:
@@ -65,8 +68,9 @@ class Journal:
             raise
 
     def _claim(self) -> None:
+        # Released by the system when the process ends, however it ends. Workers do not inherit it, as they would a flock.
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when the process ends, however it ends
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"--out {self.folder}: another sweep is writing there; wait for it, or choose another place") from None
 
@@ -131,9 +135,12 @@ class Journal:
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
             self._file.close()
+        _mine.discard(self.folder.resolve())
         self._lock.close()
 
 
+_mine: set[Path] = set()
+"""Folders in which this process writes: a lock of its own would not stop it."""
 _CHANGED = {
     "study": "the study's fidelity, metrics, derived or constraints are not those of the results there",
     "inputs": "a system, workload or cluster is not what it was",

@@ -77,9 +77,11 @@ class SweepResult:
         """Return a row per point: axes, seed, status, reason, metrics in SI units."""
         import pandas as pd
 
-        records: list[dict[str, Any]] = [
-            {"point": p.number, **p.axes, "seed": p.seed, "status": o.status, "reason": o.reason, **o.metrics} for p, o in ((r.point, r.outcome) for r in self.rows)
-        ]
+        records: list[dict[str, Any]] = []
+        for row in self.rows:
+            point, outcome = row.point, row.outcome
+            fixed = {"seed": point.seed, "status": outcome.status, "reason": outcome.reason}
+            records.append({"point": point.number, **point.axes, **fixed, **outcome.metrics})
         return pd.DataFrame(records, columns=self.columns)
 
     def reasons(self) -> list[tuple[str, int]]:
