@@ -32,6 +32,7 @@ CONTRACT = {
     "run": ["system", *COMMON, "--unfold", "--trace", "--plot", "--json"],
     "compare": ["systems", *COMMON, "--plot", "--json"],
     "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
+    "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
     "calibrate": ["what", "--accelerator", "--table", "--out"],
     "validate": ["what", "--table"],
 }
