@@ -22,7 +22,7 @@ CATEGORY_NAMES = {
     "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
     "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle",
 }  # fmt: skip
-"""Names of what a rank does, see :data:`simtrain.report.timeline.CATEGORIES`; ``compute`` is all of it together."""
+"""Names of what a rank does, see :data:`simtrain.engine.categories.CATEGORIES`; ``compute`` is all of it together."""
 
 _PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction"}
 

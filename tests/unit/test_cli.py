@@ -33,6 +33,7 @@ CONTRACT = {
     "compare": ["systems", *COMMON, "--plot", "--json"],
     "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
     "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
+    "explain": ["what", *COMMON[:-1], "--json"],
     "calibrate": ["what", "--accelerator", "--table", "--out"],
     "validate": ["what", "--table"],
 }
