@@ -27,7 +27,7 @@ def print_explanation(explanation: Explanation) -> None:
     console.print(f"{system_title(s.system)}: {s.workload.name} on {s.cluster.num_accelerators:,} x {s.cluster.node.accelerator.name}", markup=False)
     console.print(f"step time {unit.text(whole)}", markup=False)
 
-    table = _headed("critical path: what the step would be shorter by if it cost nothing, as long as nothing else gets in its place", unit.unit)
+    table = _headed("critical path", unit.unit)
     for name, seconds in explanation.on_path.items():
         table.add_row(CATEGORY_NAMES.get(name, name).removeprefix("exposed "), unit.number(seconds), _share(seconds / whole))
     console.print(table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,11 +39,11 @@ CASES: dict[str, tuple[str, Cluster, int, dict[str, Any]]] = {
         ("dense/megatron_lm", 2, 2, 8, 1e15, 25e9, {}),
         ("dense/megatron_lm", 2, 2, 8, 1e15, 1e9, {}),
         ("dense/megatron_lm", 4, 1, 8, 1e15, 1e9, {}),
-        ("dense/megatron_lm", 1, 4, 16, 1.2e9, 25e9, {}),
-        ("dense/megatron_lm", 1, 4, 16, 0.9e9, 25e9, {}),
+        ("dense/megatron_lm", 1, 4, 16, 2.6e9, 25e9, {}),
+        ("dense/megatron_lm", 1, 4, 16, 2.45e9, 25e9, {}),
         ("dense/megatron_lm", 2, 4, 8, 1e15, 25e9, {}),
         ("dense/megatron_lm", 2, 4, 8, 1e15, 0.5e9, {}),
-        ("dense/megatron_lm", 2, 4, 16, 0.8e9, 5e9, {}),
+        ("dense/megatron_lm", 2, 4, 16, 2.25e9, 5e9, {}),
         ("dense/megatron_lm", 2, 2, 6, 1e15, 25e9, {}),
         ("dense/megatron_lm", 2, 2, 8, 1e15, 5e9, {"dp_overlap": "layer"}),
         ("dense/megatron_lm", 2, 2, 8, 1e15, 5e9, {"dp_overlap": "chunk"}),
@@ -51,7 +53,7 @@ CASES: dict[str, tuple[str, Cluster, int, dict[str, Any]]] = {
         ("dense/megatron_lm", 2, 2, 8, 1e15, 25e9, {"software": "colossalai_2021"}),
         ("dense/megascale", 1, 4, 8, 1e15, 25e9, {}),
         ("dense/megascale", 2, 2, 8, 1e15, 1e9, {}),
-        ("dense/megascale", 2, 2, 16, 1.2e9, 5e9, {}),
+        ("dense/megascale", 2, 2, 16, 2.6e9, 5e9, {}),
         ("long_context/ulysses", 1, 4, 4, 1e15, 25e9, {}),
         ("long_context/ring_self_attention", 2, 2, 4, 1e15, 25e9, {}),
     ]
@@ -184,3 +186,33 @@ def test_a_wrong_request_is_met_with_a_message(settings: dict[str, Any], says: s
 def test_what_does_not_fit_anywhere_is_said() -> None:
     with pytest.raises(InputError, match=r"no plan for llama3_405b on .*: [\d,]+ do not fit \(bound\)"):
         plan("llama3_405b", "dgx_h100_eos", 64, settings={"num_nodes": 1})
+
+
+MEASURED = {
+    ("gpt-h3072-l30", 64): "",
+    ("gpt-h6144-l40", 256): "",
+    ("gpt-h8192-l48", 512): "chosen tp 4 ran 10.0 % slower than the best: of rows with tp 2 and 4, those with 2 to 4 sequences per microbatch were measured slower "
+    "than those with 6, which no cost here explains",
+    ("gpt-h12288-l96", 512): "chosen tp 8, pp 16 ran 3.3 % slower than the best, tp 4, pp 32: predicted within 0.3 % of each other",
+}  # fmt: skip
+"""Groups of the measured sweep, and why a chosen plan is more than 3 % slower than the best measured one."""
+
+
+@pytest.mark.parametrize(
+    "group", [pytest.param(g, marks=[pytest.mark.xfail(strict=True, reason=why)] if why else []) for g, why in MEASURED.items()], ids=lambda g: f"{g[0]}-{g[1]}"
+)  # fmt: skip
+def test_the_chosen_plan_is_near_the_best_measured(group: tuple[str, int], measured_tables: Path) -> None:
+    """The step predicted to be the fastest of those measured by vTrain, against the fastest measured. Nothing was fitted to these rows."""
+    with (measured_tables / "published_training.csv").open(encoding="utf-8", newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["source_key"] == "vtrain-multi" and (r["model_name"], int(r["num_gpus"])) == group]
+    predicted = {predict(row): float(row["step_time_s"]) for row in rows}
+    assert predicted[min(predicted)] <= 1.03 * min(predicted.values())
+
+
+def predict(row: dict[str, str]) -> float:
+    shape = {"layers": int(row["layers"]), "hidden": int(row["hidden"]), "heads": int(row["heads"]), "ffn": int(row["ffn"]), "vocab": 51200}
+    model = Transformer.load("megatron_39b").model_copy(update={"name": row["model_name"], **shape})
+    workload = simtrain.Pretraining(name=row["model_name"], model=model, seq_len=2048, global_batch_size=int(row["gbs"]), dtype="fp16")
+    degrees = {"tp": int(row["tp"]), "pp": int(row["pp"]), "microbatch_size": int(row["mbs"]), "num_nodes": int(row["num_gpus"]) // 8}
+    era = {"software": "megatron_2021", "recompute": "full", "is_sequence_parallel": False, "schedule": "1f1b"}
+    return simtrain.run("dense/megatron_lm", workload, "vtrain_a100", settings={**degrees, **era}).metrics["step_time"]
