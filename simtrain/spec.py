@@ -7,6 +7,7 @@ mapping first, so that ``--set`` can reach any key of it, and validated once.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -159,6 +160,10 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
         If the file is not UTF-8, not YAML, empty, or not a mapping.
     """
     try:
+        stat = path.stat()
+        known = _parsed.get((str(path), stat.st_mtime_ns, stat.st_size))
+        if known is not None:
+            return copy.deepcopy(known)
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{shown}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
@@ -178,7 +183,12 @@ def read_yaml(path: Path, shown: str) -> dict[str, Any]:
         raise InputError(f"{shown}: the file is empty; write keys and values")
     if not isinstance(data, dict):
         raise InputError(f"{shown}: a mapping of keys and values is needed, not a {type(data).__name__}")
+    _parsed[str(path), stat.st_mtime_ns, stat.st_size] = copy.deepcopy(typing.cast("dict[str, Any]", data))
     return typing.cast("dict[str, Any]", data)
+
+
+_parsed: dict[tuple[str, int, int], dict[str, Any]] = {}
+"""What files hold, by path, time and size: a study of a thousand points reads each of its files once."""
 
 
 def _advice(problem: str) -> str:

@@ -13,9 +13,12 @@ import typer
 
 from simtrain.cli.calibrate import calibrate
 from simtrain.cli.compare import compare
+from simtrain.cli.explain import explain
 from simtrain.cli.list import list_command
 from simtrain.cli.options import parse_settings
+from simtrain.cli.plan import plan
 from simtrain.cli.run import run
+from simtrain.cli.sweep import sweep
 from simtrain.cli.validate import validate
 from simtrain.errors import SimtrainError
 
@@ -26,7 +29,7 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 app.command("list")(list_command)
-for command in (run, compare, calibrate, validate):
+for command in (run, compare, sweep, plan, explain, calibrate, validate):
     app.command()(command)
 
 INTERRUPTED = 130

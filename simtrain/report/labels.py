@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from simtrain.study.compare import Comparison, Row
+from simtrain.study.result import UNITS as UNIT_OF
 from simtrain.study.result import unit_of
 from simtrain.systems.base import Claim, System
 from simtrain.units import UNITS
@@ -15,13 +16,13 @@ from simtrain.units import UNITS
 _TITLES = {
     "step_time": "step time", "tokens_per_s": "throughput", "tokens_per_s_per_gpu": "throughput per GPU", "tflops_per_gpu": "FLOP/s per GPU", "mfu": "MFU",
     "mfu_causal": "MFU, causal", "hfu": "HFU", "bubble_fraction": "bubble", "exposed_comm": "exposed comm.", "peak_memory": "peak memory", "num_gpus": "GPUs",
-    "usd_per_step": "price of a step", "compute": "compute",
+    "usd_per_step": "price of a step", "compute": "compute", "speedup": "speed-up",
 }  # fmt: skip
 CATEGORY_NAMES = {
     "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
     "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle",
 }  # fmt: skip
-"""Names of what a rank does, see :data:`simtrain.report.timeline.CATEGORIES`; ``compute`` is all of it together."""
+"""Names of what a rank does, see :data:`simtrain.engine.categories.CATEGORIES`; ``compute`` is all of it together."""
 
 _PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction"}
 
@@ -79,6 +80,22 @@ def scale(metric: str, values: Iterable[float]) -> Scale:
         return Scale(1.0, unit, _decimals(largest))
     size, prefix = _prefixed(largest, unit)
     return Scale(size, prefix, _decimals(largest / size))
+
+
+def quantity_scale(metric: str, unit: str, values: Iterable[float]) -> Scale:
+    """Choose the unit for values of any metric, of a study's own too, from the unit it has in its table.
+
+    Examples
+    --------
+    >>> quantity_scale("days", "days", [12.5]).text(12.5)
+    '12.50 days'
+    """
+    found = [v for v in values if math.isfinite(v)]
+    if metric in UNIT_OF:
+        return scale(metric, found)
+    largest = max((abs(v) for v in found), default=0.0)
+    size, name = _prefixed(largest, unit)
+    return Scale(size, name, _decimals(largest / size))
 
 
 def _prefixed(largest: float, unit: str) -> tuple[float, str]:

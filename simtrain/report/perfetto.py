@@ -20,7 +20,8 @@ import numpy as np
 from simtrain.engine.execute import Execution
 from simtrain.graph.graph import Floats, Ints
 from simtrain.graph.template import Kind, Op
-from simtrain.report.timeline import CATEGORIES, Timeline, expand, rank_label, weights
+from simtrain.engine.categories import CATEGORIES
+from simtrain.report.timeline import Timeline, expand, rank_label, weights
 
 _BATCH = 8192
 """Events that are joined before they go to the file."""

@@ -28,7 +28,8 @@ from simtrain.report.labels import (
     system_titles,
     tell_apart,
 )  # fmt: skip
-from simtrain.report.timeline import CATEGORIES, COMPUTE, budget, expand
+from simtrain.engine.categories import CATEGORIES, COMPUTE
+from simtrain.report.timeline import budget, expand
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 from simtrain.systems.base import Claim

@@ -18,7 +18,8 @@ from simtrain.graph.step import Do
 from simtrain.graph.template import Kind
 from simtrain.report import style
 from simtrain.report.labels import CATEGORY_NAMES, Scale, degrees, metric_title, scale, system_title
-from simtrain.report.timeline import CATEGORIES, Timeline, activity, budget, expand, rank_label, weights
+from simtrain.engine.categories import CATEGORIES
+from simtrain.report.timeline import Timeline, activity, budget, expand, rank_label, weights
 from simtrain.study.result import Result
 
 if TYPE_CHECKING:

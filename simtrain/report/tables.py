@@ -25,17 +25,18 @@ from simtrain.report.labels import (
     source_of,
     system_titles,
 )  # fmt: skip
+from simtrain.report.terminal import escaped as _escape
+from simtrain.report.terminal import new_console as _console
+from simtrain.report.terminal import new_table as _table
 from simtrain.report.timeline import budget, expand
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
     from rich.status import Status
     from rich.table import Table
 
-WIDTH = 120
 _BAR = 40
 """Characters of a bar that stands for 100 %."""
 _NONE = "-"
@@ -334,26 +335,3 @@ def _accuracy_lines(comparison: Comparison) -> Iterable[str]:
 def _infeasible_lines(comparison: Comparison) -> Iterable[str]:
     titles = system_titles(comparison)
     yield from (f"{_escape(row.case)}, {_escape(titles[row.system])}: {_escape(row.infeasible)}" for row in comparison.rows if row.infeasible)
-
-
-# -- rich ----------------------------------------------------------------------------------------------------
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=WIDTH, highlight=False, emoji=False)
-
-
-def _table() -> Table:
-    from rich import box
-    from rich.table import Table
-
-    rule = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
-    return Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else rule, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -14,18 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simtrain.engine.categories import CATEGORIES, category, forward_names
 from simtrain.engine.execute import Execution
-from simtrain.engine.metrics import AXES, axis_label
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Floats, Graph, Ints
 from simtrain.graph.step import Do
-from simtrain.graph.template import COMMUNICATION, Kind, Op, Template
-
-COMPUTE = ("forward", "backward", "recompute", "update")
-CATEGORIES = (*COMPUTE, *AXES, "host", "idle")
-"""What a rank does; where several go on at once, the first of them counts. ``update`` is the optimizer and whatever else computes."""
-
-_BACKWARD = (".backward", ".dgrad", ".wgrad")
+from simtrain.graph.template import Kind, Op, Template
 
 
 class _Piece(NamedTuple):
@@ -143,21 +137,8 @@ def _sorted(trace: Trace, ops: list[Op], templates: list[Template], piece: _Piec
 
 
 def _categories(ops: Sequence[Op], templates: Sequence[Template]) -> Ints:
-    forwards = {op.name for op, t in zip(ops, templates, strict=True) if t.name.startswith("forward")}
-    return np.array([CATEGORIES.index(_category(op, t, forwards)) for op, t in zip(ops, templates, strict=True)], np.int64)
-
-
-def _category(op: Op, template: Template, forwards: set[str]) -> str:
-    """Return what an operation counts as; a forward kernel inside a backward pass is a recomputation."""
-    if op.kind in COMMUNICATION:
-        return axis_label(op.axis)
-    if op.kind in (Kind.HOST, Kind.COPY):
-        return "host"
-    if op.name.endswith(_BACKWARD):
-        return "backward"
-    if template.name.startswith("backward"):
-        return "recompute" if op.name in forwards else "backward"
-    return "forward" if template.name.startswith("forward") else "update"
+    forwards = forward_names(zip(ops, templates, strict=True))
+    return np.array([CATEGORIES.index(category(op, t, forwards)) for op, t in zip(ops, templates, strict=True)], np.int64)
 
 
 class Activity(NamedTuple):

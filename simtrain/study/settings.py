@@ -85,6 +85,19 @@ def _full_key(cls: type[spec.Spec], short: str, written: str) -> str:
         raise InputError(f"--set {written}: {error}") from None
 
 
+def locate(system: type[System], key: str) -> tuple[str, str]:
+    """Return the part that a key belongs to (``system``, ``workload`` or ``cluster``), and its full key within that part.
+
+    Raises
+    ------
+    InputError
+        If the key is unknown or ambiguous.
+    """
+    classes = _classes(system)
+    owner, short = _owner(system, classes, key)
+    return owner, _full_key(classes[owner], short, key)
+
+
 def refuse_repeated(system: type[System], settings: Mapping[str, Any]) -> None:
     """Refuse keys that are written differently but mean the same, such as ``num_nodes`` and ``cluster.num_nodes``.
 

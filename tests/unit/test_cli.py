@@ -31,6 +31,9 @@ CONTRACT = {
     "list": ["kind", "--json"],
     "run": ["system", *COMMON, "--unfold", "--trace", "--plot", "--json"],
     "compare": ["systems", *COMMON, "--plot", "--json"],
+    "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
+    "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
+    "explain": ["what", *COMMON[:-1], "--json"],
     "calibrate": ["what", "--accelerator", "--table", "--out"],
     "validate": ["what", "--table"],
 }

@@ -24,7 +24,8 @@ from simtrain.graph.step import Do, Instruction, RankClass, Step
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.report.perfetto import microseconds, write_trace
-from simtrain.report.timeline import CATEGORIES, activity, budget, expand
+from simtrain.engine.categories import CATEGORIES
+from simtrain.report.timeline import activity, budget, expand
 
 TP, STAGES, MICROBATCHES = 4, 2, 3
 GATHER = Transfer(1e-5, 8e6, 8e9, "scale_up")

@@ -18,7 +18,7 @@ from simtrain.hardware import Cluster
 from simtrain.report import style
 from simtrain.report.plots import draw_comparison, plot_comparison, plot_result
 from simtrain.report.step_plot import _fill, draw_result
-from simtrain.report.timeline import CATEGORIES
+from simtrain.engine.categories import CATEGORIES
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 from simtrain.study.settings import Scenario

@@ -16,7 +16,8 @@ from simtrain.graph.step import Do, RankClass, Step
 from simtrain.graph.template import Kind
 from simtrain.hardware import Cluster
 from simtrain.report.labels import metric_title, scale, source_of, tell_apart
-from simtrain.report.tables import WIDTH, Spinner, print_catalogue, print_comparison, print_result
+from simtrain.report.tables import Spinner, print_catalogue, print_comparison, print_result
+from simtrain.report.terminal import WIDTH
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 from simtrain.study.settings import Scenario
