@@ -18,7 +18,7 @@ from simtrain.cost.placement import Group
 from simtrain.errors import InputError
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Handle, Program
-from simtrain.graph.recordings import Reads
+from simtrain.graph.recordings import NotedMesh, Reads
 from simtrain.graph.template import Kind, Template
 
 Emit = Callable[[Program], None]
@@ -101,15 +101,18 @@ class Recorder:
     _instances: int = 0
     _direction: str = ""
 
+    def __post_init__(self) -> None:
+        self._plain = self.mesh.plain if isinstance(self.mesh, NotedMesh) else self.mesh
+
     # -- structure ---------------------------------------------------------------------------------------
 
     def size(self, axis: str) -> int:
         """Return the degree of a mesh axis."""
-        return self.reads.note("size", axis, self.mesh.size(axis))
+        return self.reads.note("size", axis, self._plain.size(axis))
 
     def group(self, axis: str) -> Group:
         """Return the ranks of this rank's communicator along an axis, or several joined by ``_``."""
-        group = self.mesh.block(axis, self.coordinates)
+        group = self._plain.block(axis, self.coordinates)
         self.reads.note("span", axis, self.costs.span(group))
         return group
 

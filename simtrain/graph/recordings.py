@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
+from simtrain.graph.mesh import Mesh
+
 Question = tuple[str, str]
 """What was asked (``field``, ``size``, ``span``, ...) and of which."""
 R = TypeVar("R")
@@ -25,6 +27,21 @@ class Reads:
         """Remember an answer and return it."""
         self.answers[kind, name] = answer
         return answer
+
+
+class NotedMesh(Mesh):
+    """A mesh that notes itself as a whole when anything is asked of it."""
+
+    def __init__(self, plain: Mesh, reads: Reads) -> None:
+        object.__setattr__(self, "plain", plain)
+        object.__setattr__(self, "reads", reads)
+
+    def __getattribute__(self, name: str) -> Any:
+        plain: Mesh = object.__getattribute__(self, "plain")
+        if name == "plain":
+            return plain
+        object.__getattribute__(self, "reads").note("mesh", "", plain)
+        return getattr(plain, name)
 
 
 class Recordings(Generic[R]):
