@@ -93,7 +93,8 @@ class Composer:
     """
 
     def __init__(self, cluster: Cluster, fidelity: Fidelity, slowdown: float, most: int = 4096) -> None:
-        self.cluster, self.fidelity, self.slowdown, self.most = cluster, fidelity, slowdown, most
+        self.cluster, self.slowdown, self.most = cluster, slowdown, most
+        self.fidelity: Fidelity = fidelity
         self._alone: dict[int, tuple[Template, Inside]] = {}
         self._made: dict[int, Composite] = {}
 

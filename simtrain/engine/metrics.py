@@ -80,8 +80,8 @@ class Inside:
     def amounts(self) -> Floats:
         """The budget in columns."""
         b = self.busy
-        by_axis = [[amount.get(axis, 0.0) for axis in AXES] for amount in (b.exposed, b.communication, b.sent)]
-        return np.array([b.compute, *sum(by_axis, []), *(b.link_bytes.get(int(link), 0.0) for link in LINK_CLASSES), b.flops])
+        by_axis = [amount.get(axis, 0.0) for amount in (b.exposed, b.communication, b.sent) for axis in AXES]
+        return np.array([b.compute, *by_axis, *(b.link_bytes.get(int(link), 0.0) for link in LINK_CLASSES), b.flops])
 
 
 _EXPOSED, _COMMUNICATION, _SENT = (slice(1 + i * len(AXES), 1 + (i + 1) * len(AXES)) for i in range(3))
@@ -115,8 +115,10 @@ class Budget(Sequence[Busy]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         row = self._amounts[index].tolist()
-        by_axis = [{axis: value for axis, value in zip(AXES, row[part], strict=True) if value} for part in (_EXPOSED, _COMMUNICATION, _SENT)]
-        return Busy(row[0], *by_axis[:2], {int(link): value for link, value in zip(LINK_CLASSES, row[_LINKS], strict=True)}, by_axis[2], row[_FLOPS])
+        exposed, communication, sent = (
+            {axis: value for axis, value in zip(AXES, row[part], strict=True) if value} for part in (_EXPOSED, _COMMUNICATION, _SENT)
+        )
+        return Busy(row[0], exposed, communication, {int(link): value for link, value in zip(LINK_CLASSES, row[_LINKS], strict=True)}, sent, row[_FLOPS])
 
 
 def measure_ranks(trace: Trace, inside: Mapping[int, Inside] | None = None) -> Budget:

@@ -51,6 +51,10 @@ class Columns:
         return len(self.slot)
 
 
+COLUMNS = ("slot", "key", "leaves", "microbatch", "chunk", "message")
+"""Names of the columns that are arrays."""
+
+
 class ColumnProgram(Sequence[Instruction]):
     """Columns with the templates behind their slots; reads as the list of instructions that it stands for."""
 
@@ -112,19 +116,18 @@ def columns_of(program: Sequence[Instruction]) -> ColumnProgram:
 
 def concatenate(parts: Sequence[Columns], slots: Sequence[int]) -> Columns:
     """Put programs one after another; the slots of each begin where the ``slots`` of those before it end, and its keys likewise."""
-    names = ("slot", "key", "leaves", "microbatch", "chunk", "message")
-    columns: dict[str, list[Ints]] = {name: [] for name in names}
+    columns: dict[str, list[Ints]] = {name: [] for name in COLUMNS}
     named: list[tuple[int, Hashable]] = []
     first_slot = first_key = length = 0
     for part, count in zip(parts, slots, strict=True):
-        for name in names:
+        for name in COLUMNS:
             column: Ints = getattr(part, name)
             shift = {"slot": first_slot, "key": first_key, "leaves": first_key}.get(name, 0)
             columns[name].append(np.where(column >= 0, column + shift, NONE) if shift else column)
         named += [(length + position, name) for position, name in part.named]
         first_slot, length = first_slot + count, length + len(part)
         first_key += int(max(part.key.max(initial=NONE), part.leaves.max(initial=NONE))) + 1
-    return Columns(**{name: np.concatenate(columns[name]) for name in names}, named=tuple(named))
+    return Columns(**{name: np.concatenate(columns[name]) for name in COLUMNS}, named=tuple(named))
 
 
 class Edges(NamedTuple):

@@ -6,13 +6,14 @@ receives of the next one, waits for both); under overlapped ones every task is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simtrain.graph.columns import NONE, Columns, Ints
+from simtrain.graph.columns import COLUMNS, NONE, Columns, Ints
 from simtrain.graph.schedule import Orders, Schedule, orders
 
 Flags = NDArray[np.bool_]
@@ -37,7 +38,8 @@ class Shape(NamedTuple):
     """The last backward of each chunk leaves reductions open, which are waited on at the end."""
 
 
-class Slots(NamedTuple):
+@dataclass(frozen=True)
+class Slots:
     """Places of the templates in the programs of a pipeline with ``chunks`` chunks per stage."""
 
     chunks: int
@@ -86,6 +88,12 @@ class Pipeline:
     stages: tuple[Columns, ...]
     peak_in_flight: Ints
     """Most forwards of a stage whose backward has not run."""
+    in_flight: tuple[Ints, ...]
+    """Per stage, the forwards of each chunk whose backward has not run, at every time at which no other has as many of all chunks."""
+
+    def peak_sum(self, stage: int, each: Sequence[float]) -> float:
+        """Return the most of something that a stage holds, when every forward in flight of chunk ``i`` holds ``each[i]``."""
+        return float((self.in_flight[stage] * np.array(each, np.float64)).sum(axis=1).max())
 
 
 class _Tasks(NamedTuple):
@@ -115,13 +123,22 @@ def pipeline_columns(shape: Shape) -> Pipeline:
     """
     order = orders(shape.schedule, shape.stages, shape.chunks, shape.num_microbatches)
     tasks = _tasks(shape, order)
-    step = np.where(order.is_forward, 1, -1).cumsum(axis=1)
-    return Pipeline(shape, order, tuple((_overlapped if shape.is_overlapped else _blocking)(shape, tasks)), step.max(axis=1, initial=0))
+    programs = (_overlapped if shape.is_overlapped else _blocking)(shape, tasks)
+    most = np.where(order.is_forward, 1, -1).cumsum(axis=1).max(axis=1, initial=0)
+    return Pipeline(shape, order, tuple(programs), most, tuple(_in_flight(order, stage, shape.chunks) for stage in range(shape.stages)))
+
+
+def _in_flight(order: Orders, stage: int, chunks: int) -> Ints:
+    """Return the forwards in flight by chunk behind the forwards of a stage, those left out that another exceeds."""
+    is_forward, chunk = order.is_forward[stage], order.chunk[stage]
+    step = np.where(is_forward, 1, -1)[:, None] * (chunk[:, None] == np.arange(chunks))
+    held = step.cumsum(axis=0)[np.flatnonzero(is_forward & ~np.append(is_forward[1:], False))]
+    return np.unique(held, axis=0) if chunks > 1 else held.max(axis=0)[None]
 
 
 def _tasks(shape: Shape, order: Orders) -> _Tasks:
     p, v, m = shape.stages, shape.chunks, shape.num_microbatches
-    is_forward, chunk, microbatch = (column.ravel() for column in order)
+    is_forward, chunk, microbatch = order.is_forward.ravel(), order.chunk.ravel(), order.microbatch.ravel()
     stage = np.repeat(np.arange(p, dtype=np.int64), 2 * v * m)
     place = chunk * p + stage
     back = np.where(is_forward, 1, -1)
@@ -202,8 +219,8 @@ class _Writer:
 
     def columns(self, start: Ints, stop: Ints) -> list[Columns]:
         """Cut the columns into the stages'."""
-        every = (self.slot, self.key, self.leaves, self.microbatch, self.chunk, self.message)
-        return [Columns(*(column[a:b] for column in every)) for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
+        every = {name: getattr(self, name) for name in COLUMNS}
+        return [Columns(**{name: column[a:b] for name, column in every.items()}) for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
 
 
 def _margins(shape: Shape) -> tuple[Ints, int]:

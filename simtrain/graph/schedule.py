@@ -99,7 +99,8 @@ def orders(schedule: Schedule, stages: int, chunks: int, num_microbatches: int) 
     forward = np.where(k < w, k, 2 * k - w)
     backward = np.where(k < len(k) - w, w + 2 * k + 1, len(k) + k)
     row = stage[:, None]
-    order = Orders(*(np.empty((stages, 2 * len(k)), kind) for kind in (np.bool_, np.int64, np.int64)))
+    size = (stages, 2 * len(k))
+    order = Orders(np.empty(size, np.bool_), np.empty(size, np.int64), np.empty(size, np.int64))
     for at, is_forward, own, number in ((forward, True, chunk, microbatch), (backward, False, chunks - 1 - chunk[back], microbatch[back])):
         order.is_forward[row, at], order.chunk[row, at], order.microbatch[row, at] = is_forward, own, number
     return order

@@ -155,6 +155,7 @@ class Joined(Template):
 
     @property
     def parts(self) -> tuple[tuple[Template, int], ...]:
+        """Templates with repetitions."""
         return self._parts
 
     def __len__(self) -> int:
@@ -162,6 +163,7 @@ class Joined(Template):
 
     @cached_property
     def exits(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Exits of the last part."""
         if not self._parts:
             return ()
         last = self._parts[-1][0]
@@ -186,4 +188,5 @@ class Joined(Template):
 
     @property
     def flops(self) -> float:
+        """Work of all parts. [FLOP]"""
         return sum(count * template.flops for template, count in self._parts)

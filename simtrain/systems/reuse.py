@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from simtrain.cost.model import CostModel
 from simtrain.engine.composite import Composer
 from simtrain.engine.replay import Fidelity
+from simtrain.graph.columns import COLUMNS, Columns, concatenate
 from simtrain.graph.graph import Shapes
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.pipeline_columns import Pipeline, Shape, pipeline_columns
@@ -61,7 +62,8 @@ class Reuse:
         self._composers = Recent[Composer](64)
         self._pipelines = Recent[Pipeline](512)
         self._joined = Recent[Joined](4096)
-        self._others = Recent[Any](4096)
+        self._programs = Recent[tuple[Columns, Columns]](4096)
+        self._flops = Recent[float](256)
 
     def costs(self, cluster: Cluster, software: Software, dtype: str, model: Transformer) -> CostModel:
         """Return the costs of these, with what they have computed so far."""
@@ -80,9 +82,15 @@ class Reuse:
         """Return templates one after another."""
         return self._joined.of((name, *((id(template), count) for template, count in parts)), lambda: Joined(name, parts))
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what was made for a key that names all that it depends on."""
-        return cast("T", self._others.of(key, make))
+    def appended(self, first: Columns, slots: int, last: Columns) -> Columns:
+        """Return a program with a short one behind it, whose slots follow the ``slots`` of the first."""
+        key = (id(first), slots, *(getattr(last, name).tobytes() for name in COLUMNS), last.named)
+        return self._programs.of(key, lambda: (concatenate([first, last], [slots, 0]), first))[0]
+
+    def training_flops(self, model: Transformer, seq_len: int, is_causal: bool, window: int | None) -> float:
+        """Return :meth:`simtrain.model.Transformer.training_flops`."""
+        key = (Same(model), seq_len, is_causal, window)
+        return self._flops.of(key, lambda: model.training_flops(seq_len, is_causal=is_causal, window=window))
 
 
 def watched(system: S, reads: Reads) -> S:
