@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from simtrain.errors import InputError, UnknownNameError, did_you_mean
@@ -251,6 +252,11 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         starts_anew = not isinstance(value, dict) or "extends" in value
         merged[key] = value if starts_anew or not isinstance(old, dict) else _merge(old, value)  # pyright: ignore[reportUnknownArgumentType]
     return merged
+
+
+def is_plain(info: FieldInfo) -> bool:
+    """Whether a field holds numbers, text or choices without a unit, so that a value is read alike from a file and from Python."""
+    return _spec_in(info.annotation) is None and not any(isinstance(m, Quantity) for m in info.metadata)
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
