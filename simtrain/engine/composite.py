@@ -17,7 +17,7 @@ from simtrain.engine.intervals import Flags, Line, overlaps, rank_blocks, union
 from simtrain.engine.metrics import Busy, Inside, measure_ranks, repeated
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
-from simtrain.graph.columns import NONE, columns_of
+from simtrain.graph.columns import columns_of
 from simtrain.graph.graph import Floats, Ints, OpTable, assemble
 from simtrain.graph.mesh import split_axes
 from simtrain.graph.step import Do, RankClass, Step
@@ -96,7 +96,7 @@ class Composer:
         self.cluster, self.slowdown, self.most = cluster, slowdown, most
         self.fidelity: Fidelity = fidelity
         self._alone: dict[int, tuple[Template, Inside]] = {}
-        self._made: dict[int, Composite] = {}
+        self._made: dict[int, tuple[Template, Composite | None]] = {}
 
     def compose(self, step: Step, unfold: Sequence[str] = ()) -> Composites:
         """Make a stand-in of each template that the programs run in line, where it can be one.
@@ -110,23 +110,29 @@ class Composer:
         """
         composites = Composites()
         shares_nics = _are_nics_shared(step, self.cluster, unfold)
+        seen: set[tuple[int, tuple[int, ...]]] = set()
         for cls in step.classes:
             program = columns_of(cls.program)
-            in_line = set(program.columns.slot[program.columns.key == NONE].tolist())
-            for slot, template in enumerate(program.templates):
-                if slot in in_line and id(template) not in composites.by_template and _is_composable(template, shares_nics):
+            if (id(program.templates), program.columns.in_line) in seen:
+                continue
+            seen.add((id(program.templates), program.columns.in_line))
+            for template in {id(t): t for slot in program.columns.in_line for t in [program.templates[slot]]}.values():
+                if len(template) > 1 and id(template) not in composites.by_template:
                     made = self._composite(template, step, cls)
-                    composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
+                    if made is not None and not (shares_nics and made.links & (Link.NIC_OUT | Link.NIC_IN)):
+                        composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
         return composites
 
-    def _composite(self, template: Template, step: Step, cls: RankClass) -> Composite:
-        made = self._made.pop(id(template), None)
-        if made is None:
-            made = Composite(template, [(self._inside(part, step, cls), count) for part, count in template.parts], lambda: self._replay(template, step, cls))
+    def _composite(self, template: Template, step: Step, cls: RankClass) -> Composite | None:
+        """Make a composite; None where it cannot be one."""
+        found = self._made.pop(id(template), None)
+        if found is None:
+            parts = [(self._inside(part, step, cls), count) for part, count in template.parts] if _is_composable(template) else []
+            found = template, Composite(template, parts, lambda: self._replay(template, step, cls)) if parts else None
             if len(self._made) >= self.most:
                 del self._made[next(iter(self._made))]
-        self._made[id(template)] = made
-        return made
+        self._made[id(template)] = found
+        return found[1]
 
     def _inside(self, part: Template, step: Step, cls: RankClass) -> Inside:
         """Replay a template alone."""
@@ -143,14 +149,8 @@ class Composer:
         return replay(assemble(alone), self.cluster, fidelity=self.fidelity, slowdown=self.slowdown)
 
 
-def _is_composable(template: Template, shares_nics: bool) -> bool:
-    if len(template) < 2 or template.left_open:
-        return False
-    for part, _ in template.parts:
-        for op in part.ops:
-            if op.kind in (Kind.SEND, Kind.RECV) or (shares_nics and op.links & (Link.NIC_OUT | Link.NIC_IN)):
-                return False
-    return True
+def _is_composable(template: Template) -> bool:
+    return not template.left_open and all(op.kind not in (Kind.SEND, Kind.RECV) for part, _ in template.parts for op in part.ops)
 
 
 def _are_nics_shared(step: Step, cluster: Cluster, unfold: Sequence[str]) -> bool:

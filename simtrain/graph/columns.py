@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -49,6 +50,11 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.slot)
+
+    @cached_property
+    def in_line(self) -> tuple[int, ...]:
+        """Slots of what the program runs in line."""
+        return tuple(np.unique(self.slot[(self.slot >= 0) & (self.key == NONE)]).tolist())
 
 
 COLUMNS = ("slot", "key", "leaves", "microbatch", "chunk", "message")

@@ -205,7 +205,11 @@ def _number_templates(
             templates.append(template)
         return found
 
-    short = [[number(stand_in.get(id(t), t)) for t in program.templates] for program in programs]
+    shared: dict[int, list[int]] = {}
+    for program in programs:
+        if id(program.templates) not in shared:
+            shared[id(program.templates)] = [number(stand_in.get(id(t), t)) for t in program.templates]
+    short = [shared[id(program.templates)] for program in programs]
     whole = [[number(t) for t in program.templates] if expanded.get(i) else [] for i, program in enumerate(programs)]
     return templates, (short, whole)
 

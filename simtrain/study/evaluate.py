@@ -42,6 +42,8 @@ class Resolver:
     """Finds systems, workloads and clusters with settings, as :func:`simtrain.study.settings.scenario` does, each once."""
 
     def __init__(self) -> None:
+        self._classes = Recent[type[System]](256)
+        self._names = Recent[str](256)
         self._owners = Recent[tuple[str, str]](4096)
         self._parts = Recent[tuple[Any, object]](256)
         self._systems = Recent[tuple[System, object]](256)
@@ -50,30 +52,31 @@ class Resolver:
         self, system: str | type[System] | System, workload: str | spec.NamedSpec, cluster: str | Cluster, settings: Mapping[str, Any] | None = None
     ) -> Scenario:
         """Resolve names and apply settings; parameters and errors are those of :func:`simtrain.study.settings.scenario`."""
-        cls = find(system) if isinstance(system, str) else (system if isinstance(system, type) else type(system))
+        cls = self._classes.of(system, lambda: find(system)) if isinstance(system, str) else (system if isinstance(system, type) else type(system))
+        name = self._names.of(cls, lambda: name_of(cls))
         parts: dict[str, dict[str, Any]] = {"system": {}, "workload": {}, "cluster": {}}
         for key, value in (settings or {}).items():
             owner, full = self._owners.of((cls, key), lambda key=key: locate(cls, key))
             parts[owner][full] = value
-        built = self._system(cls, system if isinstance(system, System) else None, parts["system"])
-        return Scenario(name_of(cls), built, self._part(cls.workload_type, workload, parts["workload"]), self._part(Cluster, cluster, parts["cluster"]))
+        built = self._system(cls, name, system if isinstance(system, System) else None, parts["system"])
+        return Scenario(name, built, self._part(cls.workload_type, workload, parts["workload"]), self._part(Cluster, cluster, parts["cluster"]))
 
     def _part(self, cls: type[N], given: str | N, values: Mapping[str, Any]) -> N:
         key = _key(given, values)
         return load_part(cls, given, values) if key is None else self._parts.of((cls, key), lambda: (load_part(cls, given, values), given))[0]
 
-    def _system(self, cls: type[System], given: System | None, values: Mapping[str, Any]) -> System:
+    def _system(self, cls: type[System], name: str, given: System | None, values: Mapping[str, Any]) -> System:
         """Start from a system that has been built with the nested settings, and replace the plain ones."""
         plain = {key: value for key, value in values.items() if _is_plain(cls, key)}
         rest = {key: value for key, value in values.items() if key not in plain}
         key = _key(given, rest)
         if key is None:
-            return build_system(cls, given, values, name_of(cls))
-        base = self._systems.of((cls, key), lambda: (build_system(cls, given, rest, name_of(cls)), given))[0]
+            return build_system(cls, given, values, name)
+        base = self._systems.of((cls, key), lambda: (build_system(cls, given, rest, name), given))[0]
         try:
             return cls.model_validate({**base.__dict__, **plain}) if plain else base
         except ValidationError:
-            return build_system(cls, given, values, name_of(cls))  # says what is wrong
+            return build_system(cls, given, values, name)  # says what is wrong
 
 
 def _is_plain(cls: type[System], key: str) -> bool:

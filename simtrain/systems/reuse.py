@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from simtrain.cost.model import CostModel
+from simtrain.cost.span import Span
 from simtrain.engine.composite import Composer
 from simtrain.engine.replay import Fidelity
 from simtrain.graph.columns import COLUMNS, Columns, concatenate
@@ -64,6 +65,7 @@ class Reuse:
         self._joined = Recent[Joined](4096)
         self._programs = Recent[tuple[Columns, Columns]](4096)
         self._flops = Recent[float](256)
+        self._spans = Recent[tuple[tuple[Spans, Span, Span], ...]](1024)
 
     def costs(self, cluster: Cluster, software: Software, dtype: str, model: Transformer) -> CostModel:
         """Return the costs of these, with what they have computed so far."""
@@ -87,6 +89,10 @@ class Reuse:
         key = (id(first), slots, *(getattr(last, name).tobytes() for name in COLUMNS), last.named)
         return self._programs.of(key, lambda: (concatenate([first, last], [slots, 0]), first))[0]
 
+    def stage_spans(self, costs: CostModel, mesh: Mesh, stages: int) -> tuple[tuple[Spans, Span, Span], ...]:
+        """Return for every stage where its communicators sit, and where the pairs with the stages after and before it."""
+        return self._spans.of((Same(costs), mesh), lambda: _stage_spans(costs, mesh, stages))
+
     def training_flops(self, model: Transformer, seq_len: int, is_causal: bool, window: int | None) -> float:
         """Return :meth:`simtrain.model.Transformer.training_flops`."""
         key = (Same(model), seq_len, is_causal, window)
@@ -100,6 +106,16 @@ def watched(system: S, reads: Reads) -> S:
         object.__setattr__(copy, name, getattr(system, name))
     object.__setattr__(copy, "__dict__", {**system.__dict__, _READS: reads})
     return cast("S", copy)
+
+
+Spans = tuple[Span, ...]
+
+
+def _stage_spans(costs: CostModel, mesh: Mesh, stages: int) -> tuple[tuple[Spans, Span, Span], ...]:
+    stride = mesh.stride("pp")
+    pairs = [costs.span((stage * stride, (stage + 1) % stages * stride)) for stage in range(stages)]
+    own = [tuple(costs.span(mesh.block(axis, {"pp": stage})) for axis in ("tp", "cp", "dp", "dp_cp")) for stage in range(stages)]
+    return tuple((own[stage], pairs[stage], pairs[stage - 1]) for stage in range(stages))
 
 
 _READS = "_reads"

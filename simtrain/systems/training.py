@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
-from simtrain.cost.span import Span
 from simtrain.errors import InfeasibleError, InputError, UnsupportedError
 from simtrain.graph.columns import ColumnProgram, columns_of
 from simtrain.graph.mesh import Mesh
@@ -148,7 +146,7 @@ class TransformerTraining(StepSystem):
         """Return the programs of one step; see :meth:`StepSystem.build`."""
         layout = lay_out(self, workload, cluster, reuse)
         self.check(workload.model, workload)
-        classes = [_StageBuilder(self, layout, stage).rank_class() for stage in range(self.pp)]
+        classes = _rank_classes(self, layout)
         model, batch = workload.model, workload.global_batch_size
         flops = [batch * layout.reuse.training_flops(model, workload.seq_len, is_causal, self.attention_window) for is_causal in (False, model.is_causal)]
         _check_memory(classes, cluster, self.software.fragmentation)
@@ -232,9 +230,22 @@ class _ChunkTemplates(NamedTuple):
     """Bytes that the backward of one microbatch holds beyond that. [B]"""
 
 
+def _rank_classes(system: TransformerTraining, layout: Layout) -> list[RankClass]:
+    """Return the programs of all stages; stages that sit alike and hold as many layers are built once."""
+    pp, mesh, costs = system.pp, layout.mesh, layout.costs
+    built: dict[Hashable, _StageBuilder] = {}
+    classes: list[RankClass] = []
+    for index, spans in enumerate(layout.reuse.stage_spans(costs, mesh, pp)):
+        key = (index == 0, index == pp - 1, layout.layers[index], spans)
+        if key not in built:
+            built[key] = _StageBuilder(system, layout, index)
+        classes.append(built[key].rank_class(index))
+    return classes
+
+
 @dataclass
 class _StageBuilder:
-    """Builds the program and the memory table of one stage."""
+    """Builds the program and the memory table of one stage, and of those like it."""
 
     system: TransformerTraining
     layout: Layout
@@ -247,6 +258,8 @@ class _StageBuilder:
         self.shards = layout.mesh.size("dp_cp")
         self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
+        self.epilogue = columns_of(self._epilogue())
+        self.templates = [*self._templates(), *self.epilogue.templates]
 
     # -- recording --------------------------------------------------------------------------------------
 
@@ -256,15 +269,11 @@ class _StageBuilder:
         is_first = self.index == 0 and chunk == 0
         is_last = self.index == system.pp - 1 and chunk == system.vpp - 1
         count = layout.layers[self.index][chunk]
-        key = (count, is_first, is_last, self._spans)
+        key = (count, is_first, is_last, layout.reuse.stage_spans(self.costs, layout.mesh, system.pp)[self.index][0])
         found = layout.recorded.get(key)
         if found is None:
             found = layout.recorded[key] = self._joined(count, is_first, is_last) or self._record(count, is_first, is_last)
         return found
-
-    @cached_property
-    def _spans(self) -> tuple[Span, ...]:
-        return tuple(self.costs.span(self.layout.mesh.block(axis, self.coordinates)) for axis in ("tp", "cp", "dp", "dp_cp"))
 
     def _joined(self, count: int, is_first: bool, is_last: bool) -> _ChunkTemplates | None:
         """Put a chunk together from its embedding, equal layers and head; None where layers reach into each other."""
@@ -346,13 +355,11 @@ class _StageBuilder:
 
     # -- the program ------------------------------------------------------------------------------------
 
-    def rank_class(self) -> RankClass:
-        """Return program, multiplicity and memory of the stage."""
-        epilogue = columns_of(self._epilogue())
-        first = self.pipeline.stages[self.index]
-        templates = [*self._templates(), *epilogue.templates]
-        columns = self.layout.reuse.appended(first, Slots(self.system.vpp).count, epilogue.columns)
-        return RankClass(self.coordinates, self.layout.mesh.world_size // self.system.pp, ColumnProgram(columns, templates), self.memory())
+    def rank_class(self, index: int) -> RankClass:
+        """Return program, multiplicity and memory of a stage like this one."""
+        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, self.epilogue.columns)
+        ranks = self.layout.mesh.world_size // self.system.pp
+        return RankClass({"pp": index}, ranks, ColumnProgram(columns, self.templates), self.memory(index))
 
     @property
     def _shape(self) -> Shape:
@@ -431,19 +438,19 @@ class _StageBuilder:
         """Parameters of this stage on one rank, gathered."""
         return sum(chunk.parameters for chunk in self.chunks)
 
-    def memory(self) -> dict[str, float]:
+    def memory(self, index: int) -> dict[str, float]:
         """Return peak bytes by part: states under ZeRO, activations of the microbatches in flight. [B]"""
         system, count, b = self.system, self.parameters, self.costs.dtype_bytes
         own = [count / (self.shards if system.zero >= stage else 1) for stage in (1, 2, 3)]
         master = 4.0 if b < 4 else 0.0
-        peak = self.pipeline.peak_sum(self.index, [chunk.saved for chunk in self.chunks])
+        peak = self.pipeline.peak_sum(index, [chunk.saved for chunk in self.chunks])
         parts = {
             "parameters": b * own[2],
             "gradients": self.costs.gradient_bytes * own[1],
             "optimizer states": (master + self.costs.moments) * own[0],
             "activations": peak,
             "backward workspace": max(chunk.working for chunk in self.chunks),
-            "stage outputs": self._stage_outputs(),
+            "stage outputs": self._stage_outputs(index),
             CONTEXT: self.costs.software.context_memory,
         }
         if system.zero == 3:
@@ -451,12 +458,12 @@ class _StageBuilder:
         return {part: nbytes for part, nbytes in parts.items() if nbytes}
 
 
-    def _stage_outputs(self) -> float:
+    def _stage_outputs(self, index: int) -> float:
         """Outputs of the microbatches in flight, where the stack does not free what it has sent. [B]"""
         if self.system.pp == 1 or not self.costs.software.keeps_stage_outputs:
             return 0.0
         b = self.layout.microbatch
-        return int(self.pipeline.peak_in_flight[self.index]) * b.tokens * self.model.hidden * self.costs.dtype_bytes / self.system.activation_shards
+        return int(self.pipeline.peak_in_flight[index]) * b.tokens * self.model.hidden * self.costs.dtype_bytes / self.system.activation_shards
 
 
 def _record_embedding(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
