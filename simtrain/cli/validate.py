@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from simtrain.cli.files import check_table
+from simtrain.cli.files import check_output, check_table, write_files
 from simtrain.errors import InputError, ToleranceError
 
 
@@ -16,21 +18,56 @@ class ValidationTarget(StrEnum):
     """What ``validate`` can compare."""
 
     kernels = "kernels"
+    published = "published"
 
 
 def validate(
     what: Annotated[ValidationTarget, typer.Argument(help="What to validate.")],
-    table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv.")],
+    table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv (kernels) or published_training.csv (published).")],
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write every row here: predicted, measured, error, or why it is unsupported.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw predicted against measured here (.svg or .png).")] = None,
 ) -> None:
     """Compare predictions with measurements; exit code 1 outside the stated tolerance."""
+    check_table(table)
+    for option, path in (("--json", as_json), ("--plot", plot)):
+        if path:
+            check_output(option, path)
+    if what is ValidationTarget.published:
+        _published(table, as_json, plot)
+    else:
+        _kernels(table, as_json, plot)
+
+
+def _kernels(table: Path, as_json: Path | None, plot: Path | None) -> None:
     from simtrain.report.tables import print_validation
     from simtrain.validate.kernels import outside_tolerance, validate_kernels
 
-    check_table(table)
+    if plot:
+        raise InputError("--plot: there is no picture of kernels; leave it out")
     frame = validate_kernels(table)
     if frame.empty:
         raise InputError(f"{table}: holds no row that can be compared; give rows of gemm, attention or memory kernels of shipped accelerators")
     print_validation(frame)
+    if as_json:
+        write_files([(as_json, lambda path: Path(path).write_text(str(frame.to_json(orient="records", indent=1)), encoding="utf-8") and None)])
     missed = outside_tolerance(frame)
     if missed:
         raise ToleranceError("\n".join(missed))
+
+
+def _published(table: Path, as_json: Path | None, plot: Path | None) -> None:
+    from simtrain.report.published import plot_published, print_published
+    from simtrain.validate.published.evaluate import predict_all
+    from simtrain.validate.published.score import equal_sources, row_table, source_table
+    from simtrain.validate.published.table import read_published
+
+    rows = read_published(table)
+    if not rows:
+        raise InputError(f"{table}: holds no row")
+    lines = row_table(predict_all(rows, workers=min(2, os.cpu_count() or 1)))
+    sources = source_table(lines)
+    print_published(lines, sources, equal_sources(lines))
+    record = {"rows": json.loads(str(lines.to_json(orient="records"))), "sources": json.loads(str(sources.to_json(orient="records")))}
+    files = [(as_json, lambda path: Path(path).write_text(json.dumps(record, indent=1), encoding="utf-8") and None)] if as_json else []
+    pictures = [(plot, lambda path: plot_published(lines, path))] if plot and lines["predicted"].notna().any() else []
+    write_files([*files, *pictures])  # pyright: ignore[reportArgumentType]

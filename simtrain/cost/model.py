@@ -16,8 +16,11 @@ from simtrain.cost.placement import Group, span_of, span_of_group
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, did_you_mean
 from simtrain.hardware import Cluster, Software
-from simtrain.hardware.accelerator import DTYPE_BYTES
+from simtrain.hardware.accelerator import DTYPE_BYTES, Accelerator
 from simtrain.model import Transformer
+
+NARROW = frozenset({"fp8", "nvfp4"})
+"""Formats that operands are cast to just before a product; activations and weights stay in 16 bits."""
 
 _Direction = Callable[[bool], float]
 
@@ -52,12 +55,14 @@ class CostModel:
 
     def __init__(self, cluster: Cluster, software: Software, dtype: str, model: Transformer) -> None:
         self.cluster, self.software, self.dtype, self.model = cluster, software, dtype, model
-        self.accelerator = cluster.node.accelerator
-        self.dtype_bytes = DTYPE_BYTES[dtype] if dtype not in ("fp8", "nvfp4") else 2.0
+        self.rates = software.rates_on(cluster.node.accelerator)
+        self.accelerator = _with_memory_rate(cluster.node.accelerator, self.rates.memory)
+        self.dtype_bytes = DTYPE_BYTES[dtype] if dtype not in NARROW else 2.0
+        self.is_narrow = dtype in NARROW
         self.gradient_bytes = max(software.gradient_bytes, self.dtype_bytes)
         kernels = self.accelerator.kernels
         self.launch = kernels.launch
-        self.sustained = kernels.sustained.get(software.name, kernels.sustained.get("default", 1.0)) * self.accelerator.power_factor
+        self.attention_sustained = (self.rates.attention or self.rates.gemm) * self.accelerator.power_factor
         self.memory_rate = self.accelerator.memory_bandwidth * kernels.memory.efficiency
         self.norm_parameters = 2 if model.norm == "layernorm" and model.has_bias else 1
         self.moments = 8.0
@@ -69,20 +74,53 @@ class CostModel:
 
     # -- kernels ---------------------------------------------------------------------------------------
 
-    def matmul(self, m: float, k: int, n: int, batch: int = 1, is_gradient: bool = False, pieces: int = 1) -> float:
-        """Return the time of ``[m, k] x [k, n]``, or of one of its pieces; a weight gradient adds to an accumulator. [s]"""
-        key = (m, k, n, batch, is_gradient, pieces)
+    def matmul(self, m: float, k: int, n: int, batch: int = 1, is_gradient: bool = False, pieces: int = 1, is_16bit: bool = False) -> float:
+        """Return the time of ``[m, k] x [k, n]``, or of one of its pieces; a weight gradient adds to an accumulator. [s]
+
+        In formats of 8 bits and less the left operand is cast first: the input forward and its gradient backward, both of which the
+        weight gradient uses again. ``is_16bit`` keeps a product (logits, routers) in 16 bits there.
+        """
+        key = (m, k, n, batch, is_gradient, pieces, is_16bit)
         if key not in self._seconds:
+            dtype = "bf16" if is_16bit and self.is_narrow else self.dtype
             out_bytes = self.gradient_bytes if is_gradient else None
             seconds = gemm.matmul(
-                m, n, k, self.accelerator, self.dtype, batch=batch, sustained=self.sustained, out_bytes=out_bytes, accumulate=is_gradient
+                m, n, k, self.accelerator, dtype, batch=batch, sustained=self.sustained(dtype), out_bytes=out_bytes, accumulate=is_gradient
             )  # fmt: skip
+            if dtype in NARROW and not is_gradient:
+                seconds += self.cast(batch * m * k)
             self._seconds[key] = seconds / pieces + self.launch
         return self._seconds[key]
 
+    def grouped_matmul(self, rows: float, k: int, n: int, experts: int, is_gradient: bool = False) -> float:
+        """Return the time of one product ``[rows, k] x [k, n]`` for each of ``experts``, its input cast as in :meth:`matmul`. [s]"""
+        key = ("grouped", rows, k, n, experts, is_gradient)
+        if key not in self._seconds:
+            seconds = gemm.grouped_matmul(
+                rows, n, k, self.accelerator, self.dtype, experts=experts, is_weight_gradient=is_gradient, sustained=self.sustained(self.dtype),
+                out_bytes=self.gradient_bytes if is_gradient else None,
+            )  # fmt: skip
+            if self.is_narrow and not is_gradient:
+                seconds += self.cast(experts * rows * k)
+            self._seconds[key] = seconds + self.launch
+        return self._seconds[key]
+
+    def sustained(self, dtype: str) -> float:
+        """Return the rate of products of a format over that of the kernel curve."""
+        r = self.rates
+        narrow = r.gemm_8bit or r.gemm
+        rate = {"fp8": narrow, "int8": narrow, "nvfp4": r.gemm_4bit or narrow}.get(dtype, r.gemm)
+        return rate * self.accelerator.power_factor
+
+    def cast(self, elements: float) -> float:
+        """Return the time to cast elements to the run's format of 8 bits or less. [s]"""
+        s, target = self.software, DTYPE_BYTES[self.dtype]
+        return elementwise.cast(elements, self.accelerator, target_bytes=target, has_amax_pass=s.has_amax_pass, has_transpose=s.has_transposed_cast)
+
     def attention(
-        self, q: int, kv: int, heads: int, head_dim: int, batch: int, kv_heads: int, is_causal: bool, window: int | None, generation: str, dropout: float
-    ) -> AttentionCost:
+        self, q: int, kv: int, heads: int, head_dim: int, batch: int, kv_heads: int, is_causal: bool, window: int | None, generation: str, dropout: float,
+        v_head_dim: int | None = None,
+    ) -> AttentionCost:  # fmt: skip
         """Return the cost of core attention under the software's kernel generation, or the one given."""
         generation = generation or self.software.attention
         if generation == "unfused":
@@ -94,15 +132,16 @@ class CostModel:
         pairs = attention_cost.pairs_of(q, kv, is_causal, window)
         call = (batch, q, kv, heads, kv_heads, head_dim, self.accelerator, self.dtype, generation)
         seconds = [
-            attention_cost.flash(*call, is_causal=is_causal, window=window, pairs=pairs, backward=b, sustained=self.sustained) + self.launch
+            attention_cost.flash(*call, is_causal=is_causal, window=window, pairs=pairs, backward=b, v_head_dim=v_head_dim, sustained=self.attention_sustained)
+            + self.launch
             for b in (False, True)
         ]
-        flops = 4.0 * batch * heads * head_dim * pairs
+        flops = 2.0 * batch * heads * (head_dim + (v_head_dim or head_dim)) * pairs
         return AttentionCost(seconds[0], seconds[1], flops, 2.5 * flops, 0.0)
 
     def _unfused(self, q: int, kv: int, heads: int, head_dim: int, batch: int, dropout: float) -> AttentionCost:
         seconds = [
-            attention_cost.unfused(batch, q, kv, heads, head_dim, self.accelerator, self.dtype, backward=b, has_dropout=dropout > 0, sustained=self.sustained)
+            attention_cost.unfused(batch, q, kv, heads, head_dim, self.accelerator, self.dtype, backward=b, has_dropout=dropout > 0, sustained=self.attention_sustained)
             + self.launch * (8 if b else 5)
             for b in (False, True)
         ]
@@ -135,6 +174,10 @@ class CostModel:
         """Return the time to read and write elements once. [s]"""
         return elementwise.stream(2 * elements * self.dtype_bytes, self.accelerator) + self.launch
 
+    def permute(self, rows: float, hidden: int) -> tuple[float, float]:
+        """Return forward and backward of bringing routed rows into expert order, or back. [s]"""
+        return self._pair(lambda b: elementwise.permute(rows, hidden, self.accelerator, element_bytes=self.dtype_bytes, backward=b))
+
     def embedding(self, tokens: float, hidden: int) -> tuple[float, float]:
         """Return forward and backward of a lookup. [s]"""
         return self._pair(lambda b: elementwise.embedding(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, backward=b))
@@ -153,10 +196,11 @@ class CostModel:
         """Return the host time to fetch and collate the step's samples of one data-parallel rank, loaders contending. [s]"""
         return samples * self.software.sample_time * self.software.loaders_per_node
 
-    def host_floor(self) -> tuple[float, float]:
-        """Return the host time to launch one layer, forward and backward. [s]"""
+    def host_floor(self, collectives: int = 0) -> tuple[float, float]:
+        """Return the host time to launch one layer with so many collectives each way, forward and backward. [s]"""
         s = self.software
-        return s.host_op_time * s.forward_ops_per_layer, s.host_op_time * s.backward_ops_per_layer
+        more = collectives * s.ops_per_collective
+        return s.host_op_time * (s.forward_ops_per_layer + more), s.host_op_time * (s.backward_ops_per_layer + more)
 
     def _pair(self, cost: _Direction) -> tuple[float, float]:
         return cost(False) + self.launch, cost(True) + self.launch
@@ -178,3 +222,12 @@ class CostModel:
                 transfer = transfer._replace(latency=transfer.latency + self.software.collective_gap)
             self._transfers[key] = transfer
         return self._transfers[key]
+
+
+def _with_memory_rate(accelerator: Accelerator, factor: float) -> Accelerator:
+    """Return the accelerator with its achieved share of memory bandwidth scaled."""
+    if factor == 1.0:
+        return accelerator
+    kernels = accelerator.kernels
+    memory = kernels.memory.model_copy(update={"efficiency": kernels.memory.efficiency * factor})
+    return accelerator.model_copy(update={"kernels": kernels.model_copy(update={"memory": memory})})

@@ -109,7 +109,7 @@ class Composer:
             Mesh axes whose copies are executed one by one.
         """
         composites = Composites()
-        shares_nics = _are_nics_shared(step, self.cluster, unfold)
+        shares_nics = self.fidelity != "isolated" and _are_nics_shared(step, self.cluster, unfold)
         seen: set[tuple[int, tuple[int, ...]]] = set()
         for cls in step.classes:
             program = columns_of(cls.program)
@@ -217,7 +217,7 @@ def _touching(rows: Ints, trace: Trace, profile: _Profile, fidelity: Fidelity, s
     streams = [i for i, name in enumerate(table.streams) if name in profile.streams and name != "compute"]
     is_queued = np.isin(table.stream, streams)
     same_link = (table.links & int(profile.links)) != 0
-    is_running = np.zeros(len(same_link), np.bool_) if fidelity == "analytic" else same_link
+    is_running = same_link if fidelity == "fair" else np.zeros(len(same_link), np.bool_)
     is_queued |= same_link if fidelity == "analytic" else False
     if slowdown > 0:
         is_running |= table.holds_sms | ((table.kind == Kind.COMPUTE) & profile.holds_sms)

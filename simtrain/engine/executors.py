@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, get_args
 
+import numpy as np
+
 from simtrain.engine.compiled_replay import choose_engine, replay_compiled
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
@@ -13,7 +15,7 @@ from simtrain.hardware import Cluster
 
 Engine = Literal["auto", "simpy", "compiled"]
 ENGINES: tuple[str, ...] = get_args(Engine)
-StepFidelity = Literal["analytic", "fair", "flow"]
+StepFidelity = Literal["analytic", "fair", "flow", "isolated"]
 STEP_FIDELITIES: tuple[str, ...] = get_args(StepFidelity)
 
 
@@ -27,12 +29,15 @@ def replay_with(engine: Engine, graph: Graph, cluster: Cluster, fidelity: StepFi
     graph, cluster, slowdown
         As in :func:`simtrain.engine.replay.replay`.
     fidelity
-        As there, or ``flow``: transfers take what their messages take on the fabric, see :mod:`simtrain.engine.flow_step`.
+        As there, or ``isolated``: no transfer slows another; or ``flow``: transfers take what their messages take on the fabric, see :mod:`simtrain.engine.flow_step`.
     """
     if fidelity == "flow":
         from simtrain.engine.flow_step import price_by_messages
 
         whole = cluster.model_copy(update={"fabric_efficiency": 1.0})  # it stands for the collisions that are simulated
         return replace(replay_with(engine, price_by_messages(graph, cluster), whole, "fair", slowdown), fidelity="flow")
+    if fidelity == "isolated":  # on no link, a transfer runs at its own rate
+        bare = replace(graph, table=replace(graph.table, links=np.zeros_like(graph.table.links)))
+        return replace(replay_with(engine, bare, cluster, "fair", slowdown), graph=graph, fidelity="isolated")
     is_compiled = (choose_engine(graph) if engine == "auto" else engine) == "compiled"
     return (replay_compiled if is_compiled else replay)(graph, cluster, fidelity=fidelity, slowdown=slowdown)

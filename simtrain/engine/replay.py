@@ -25,7 +25,7 @@ from simtrain.graph.grid import ceil_grid
 from simtrain.graph.template import LINK_CLASSES, Kind
 from simtrain.hardware import Cluster
 
-Fidelity = Literal["analytic", "fair"]
+Fidelity = Literal["analytic", "fair", "isolated"]
 _ARBITRATION = NORMAL + 1
 
 
@@ -39,7 +39,7 @@ def replay(graph: Graph, cluster: Cluster, *, fidelity: Fidelity = "fair", slowd
     cluster
         Gives the capacities of links.
     fidelity
-        ``fair``: transfers share links max-min fairly. ``analytic``: a transfer holds its ranks' shares of
+        ``isolated``: every transfer runs at its own rate, as if no other were there. ``fair``: transfers share links max-min fairly. ``analytic``: a transfer holds its ranks' shares of
         the links alone, in order of readiness.
     slowdown
         Share of compute rate lost on a rank while a collective holds its SMs.

@@ -16,8 +16,9 @@ from simtrain.graph.recorder import Recorder
 
 
 def column_parallel(
-    r: Recorder, axis: str, tokens: float, k: int, n: int, name: str, *, is_sequence_parallel: bool, chunks: int = 1, saves: float | None = None
-) -> None:
+    r: Recorder, axis: str, tokens: float, k: int, n: int, name: str, *, is_sequence_parallel: bool, chunks: int = 1, saves: float | None = None,
+    is_16bit: bool = False,
+) -> None:  # fmt: skip
     """Record ``[tokens, k] x [k, n]`` with ``n`` this rank's columns; the input is replicated or gathered.
 
     Parameters
@@ -32,6 +33,8 @@ def column_parallel(
         Pieces into which gather and product are cut; 1 runs one after the other.
     saves
         Overrides the bytes kept of the input. [B]
+    is_16bit
+        Keep the product in 16 bits where the run casts to less.
     """
     nbytes = tokens * k * r.costs.dtype_bytes
     kept = (nbytes / r.size(axis) if is_sequence_parallel else nbytes) if saves is None else saves
@@ -39,16 +42,16 @@ def column_parallel(
 
     def forward(p: Program) -> None:
         if is_sequence_parallel:
-            gather_then_matmul(r, p, axis, nbytes, (tokens, k, n, name), chunks)
+            gather_then_matmul(r, p, axis, nbytes, (tokens, k, n, name), chunks, is_16bit)
         else:
-            r.emit_matmul(p, tokens, k, n, name)
+            r.emit_matmul(p, tokens, k, n, name, is_16bit=is_16bit)
 
     def backward(p: Program) -> None:
         gathered = r.emit_collective(p, "all_gather", axis, nbytes, is_async=True) if is_sequence_parallel else None
-        r.emit_matmul(p, tokens, n, k, f"{name}.dgrad")
+        r.emit_matmul(p, tokens, n, k, f"{name}.dgrad", is_16bit=is_16bit)
         p.wait(gathered)
         reduced = r.emit_collective(p, "reduce_scatter" if is_sequence_parallel else "all_reduce", axis, nbytes, is_async=True)
-        r.emit_matmul(p, k, int(tokens), n, f"{name}.wgrad", is_gradient=True)
+        r.emit_matmul(p, k, int(tokens), n, f"{name}.wgrad", is_gradient=True, is_16bit=is_16bit)
         p.wait(reduced)
 
     r.record(forward, backward, kept, nbytes + tokens * n * r.costs.dtype_bytes)
@@ -79,17 +82,17 @@ def row_parallel(
     r.record(forward, backward, inner if saves is None else saves, nbytes + inner)
 
 
-def gather_then_matmul(r: Recorder, p: Program, axis: str, nbytes: float, product: tuple[float, int, int, str], chunks: int) -> None:
+def gather_then_matmul(r: Recorder, p: Program, axis: str, nbytes: float, product: tuple[float, int, int, str], chunks: int, is_16bit: bool = False) -> None:
     """Emit an all-gather and the product that reads it, piece ``i + 1`` gathered while piece ``i`` is multiplied."""
     m, k, n, name = product
     if chunks == 1:
         r.emit_collective(p, "all_gather", axis, nbytes)
-        r.emit_matmul(p, m, k, n, name)
+        r.emit_matmul(p, m, k, n, name, is_16bit=is_16bit)
         return
     handles = [r.emit_collective(p, "all_gather", axis, nbytes / chunks, is_async=True) for _ in range(chunks)]
     for handle in handles:
         p.wait(handle)
-        r.emit_matmul(p, m, k, n, name, pieces=chunks)
+        r.emit_matmul(p, m, k, n, name, pieces=chunks, is_16bit=is_16bit)
 
 
 def matmul_then_scatter(r: Recorder, p: Program, axis: str, nbytes: float, product: tuple[float, int, int, str], chunks: int) -> None:

@@ -47,7 +47,7 @@ class Slots:
     @property
     def count(self) -> int:
         """Templates of a stage."""
-        return 5 * self.chunks + 5
+        return 6 * self.chunks + 5
 
     def forward(self, chunk: int = 0) -> int:
         """Forward of a chunk."""
@@ -69,14 +69,18 @@ class Slots:
         """Gather of a chunk's parameters."""
         return 4 * self.chunks + chunk
 
+    def first_forward(self, chunk: int = 0) -> int:
+        """Forward of a chunk's first microbatch."""
+        return 5 * self.chunks + chunk
+
     def message(self, is_forward: int, is_send: int) -> int:
         """One end of a message."""
-        return 5 * self.chunks + 2 * is_forward + is_send
+        return 6 * self.chunks + 2 * is_forward + is_send
 
     @property
     def loading(self) -> int:
         """Data loading."""
-        return 5 * self.chunks + 4
+        return 6 * self.chunks + 4
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,8 @@ class _Writer:
     def run(self, at: Ints) -> None:
         """Write every task at its position."""
         t, slots = self.tasks, self.slots
-        first = np.where(t.is_forward, slots.forward(), np.where(t.ends_chunk, slots.last_backward(), slots.backward()))
+        forward = np.where(t.starts_chunk, slots.first_forward(), slots.forward())
+        first = np.where(t.is_forward, forward, np.where(t.ends_chunk, slots.last_backward(), slots.backward()))
         self.slot[at], self.microbatch[at], self.chunk[at] = first + t.chunk, t.microbatch, t.chunk
         if self.shape.leaves:
             self.leaves[at[t.ends_chunk]] = self.chunk_key(0, t.chunk[t.ends_chunk])

@@ -9,7 +9,7 @@ parameters, and the recomputation of the regions that are not saved.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from simtrain.cost.collective import Transfer, bytes_sent
@@ -60,7 +60,9 @@ class Piece:
     forward: Template
     backward: Template
     parameters: float
-    """Held by this rank."""
+    """Held by this rank, experts among them."""
+    expert_parameters: float
+    """Those of experts."""
     saved: float
     """Kept from one forward to its backward. [B]"""
     peak: float
@@ -93,7 +95,9 @@ class Recorder:
     recompute: frozenset[str] = frozenset()
     nodes: list[Node] = field(default_factory=list[Node])
     parameters: float = 0.0
-    """Parameters held by this rank."""
+    """Parameters held by this rank, experts among them."""
+    expert_parameters: float = 0.0
+    """Those of experts: fewer ranks hold a copy of them."""
     reads: Reads = field(default_factory=Reads)
     """What was asked of the mesh."""
     _regions: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
@@ -138,9 +142,12 @@ class Recorder:
         self._regions.pop()
 
     @contextmanager
-    def layer(self, saves: float = 0.0) -> Generator[None, None, None]:
-        """Enclose one layer: the region ``layer``, floored by the time its launches take on the host."""
-        forward_host, backward_host = self.costs.host_floor()
+    def layer(self, saves: float = 0.0, *, is_chosen: bool = False, collectives: int = 0) -> Generator[None, None, None]:
+        """Enclose one layer: the region ``layer``, floored by the time its launches take on the host.
+
+        ``collectives`` are those between tensor-parallel ranks each way. With ``is_chosen`` it is a region ``chosen_layer`` too, for recomputation of some layers only.
+        """
+        forward_host, backward_host = self.costs.host_floor(collectives)
         state: dict[str, Handle] = {}
 
         def begin(seconds: float) -> Emit:
@@ -153,11 +160,12 @@ class Recorder:
             p.wait(state["host"])
 
         with self.region("layer", saves):
-            if forward_host:
-                self.record(begin(forward_host), end)
-            yield
-            if forward_host:
-                self.record(end, begin(backward_host))
+            with self.region("chosen_layer", saves) if is_chosen else nullcontext():
+                if forward_host:
+                    self.record(begin(forward_host), end)
+                yield
+                if forward_host:
+                    self.record(end, begin(backward_host))
 
     @contextmanager
     def forward_only(self) -> Generator[None, None, None]:
@@ -200,34 +208,59 @@ class Recorder:
         both = 2 * flops if backward_flops is None else backward_flops
         self.record(lambda p: _emit(p, name, forward, flops), lambda p: _emit(p, f"{name}.backward", backward, both), saves, workspace)
 
-    def matmul(self, m: float, k: int, n: int, name: str = "matmul", *, batch: int = 1, has_weight: bool = True, saves: float | None = None) -> None:
+    def matmul(
+        self, m: float, k: int, n: int, name: str = "matmul", *, batch: int = 1, has_weight: bool = True, saves: float | None = None, is_16bit: bool = False
+    ) -> None:
         """Record ``[m, k] x [k, n]``; with ``has_weight`` the second operand is a parameter of this rank.
 
         The input is saved for the weight gradient; ``saves`` overrides its bytes, for an input that
-        another verb already keeps (0) or keeps sharded. [B]
+        another verb already keeps (0) or keeps sharded. [B] ``is_16bit`` keeps the product in 16 bits where the run casts to less.
         """
         self.parameters += k * n * batch if has_weight else 0
         b = self.costs.dtype_bytes
         kept = batch * m * k * b if saves is None else saves
         self.record(
-            lambda p: self.emit_matmul(p, m, k, n, name, batch),
-            lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight),
+            lambda p: self.emit_matmul(p, m, k, n, name, batch, is_16bit=is_16bit),
+            lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight, is_16bit=is_16bit),
             kept,
             batch * m * (k + n) * b,
         )
 
-    def emit_matmul(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False, pieces: int = 1) -> None:
+    def grouped_matmul(self, rows: float, k: int, n: int, experts: int, name: str) -> None:
+        """Record one product ``[rows, k] x [k, n]`` for each of this rank's ``experts``, in one kernel."""
+        self.parameters += experts * k * n
+        self.expert_parameters += experts * k * n
+        b, flops = self.costs.dtype_bytes, 2.0 * experts * rows * k * n
+
+        def backward(p: Program) -> None:
+            p.compute(f"{name}.dgrad", self.costs.grouped_matmul(rows, n, k, experts), flops)
+            p.compute(f"{name}.wgrad", self.costs.grouped_matmul(rows, k, n, experts, is_gradient=True), flops)
+
+        self.record(
+            lambda p: _drop(p.compute(name, self.costs.grouped_matmul(rows, k, n, experts), flops)), backward, experts * rows * k * b, experts * rows * (k + n) * b
+        )
+
+    def permute(self, rows: float, hidden: int, name: str = "permute") -> None:
+        """Record bringing routed rows into expert order, or back."""
+        forward, backward = self.costs.permute(rows, hidden)
+        self.compute(name, forward, backward)
+
+    def emit_matmul(
+        self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False, pieces: int = 1, is_16bit: bool = False
+    ) -> None:
         """Emit one product into a program, or one of ``pieces`` equal parts of it.
 
         Pieces are issued on alternating streams, so that the last wave of one is filled by the next (as
         Transformer Engine's split overlap does): each takes its share of the whole product, and a launch.
         """
-        p.compute(name, self.costs.matmul(m, k, n, batch, is_gradient, pieces), 2.0 * batch * m * k * n / pieces)
+        p.compute(name, self.costs.matmul(m, k, n, batch, is_gradient, pieces, is_16bit), 2.0 * batch * m * k * n / pieces)
 
-    def emit_matmul_backward(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, has_weight: bool = True) -> None:
+    def emit_matmul_backward(
+        self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, has_weight: bool = True, is_16bit: bool = False
+    ) -> None:
         """Emit data gradient ``[m, n] x [n, k]`` and weight gradient ``[k, m] x [m, n]``."""
-        self.emit_matmul(p, m, n, k, f"{name}.dgrad", batch)
-        self.emit_matmul(p, k, int(m), n, f"{name}.wgrad", batch, has_weight)
+        self.emit_matmul(p, m, n, k, f"{name}.dgrad", batch, is_16bit=is_16bit)
+        self.emit_matmul(p, k, int(m), n, f"{name}.wgrad", batch, has_weight, is_16bit=is_16bit)
 
     def attention(
         self,
@@ -243,8 +276,9 @@ class Recorder:
         generation: str = "",
         dropout: float = 0.0,
         saves: float | None = None,
+        v_head_dim: int | None = None,
     ) -> None:
-        """Record core attention of ``batch`` sequences: ``q`` queries against ``kv`` keys per head.
+        """Record core attention of ``batch`` sequences: ``q`` queries against ``kv`` keys per head, values of ``v_head_dim`` if it differs.
 
         ``saves`` overrides the bytes kept of the inputs. Fused kernels save their inputs and the row statistics; unfused attention also keeps the
         scores (softmax output, dropout mask and dropped scores, ``5 a s^2`` bytes at 16 bit). [1]_
@@ -253,9 +287,9 @@ class Recorder:
         ----------
         .. [1] Korthikanti et al. 2022, section 4.1.
         """
-        cost = self.costs.attention(q, kv, heads, head_dim, batch, kv_heads or heads, is_causal, window, generation, dropout)
+        cost = self.costs.attention(q, kv, heads, head_dim, batch, kv_heads or heads, is_causal, window, generation, dropout, v_head_dim)
         b = self.costs.dtype_bytes
-        inputs = batch * b * head_dim * (heads * q + 2 * (kv_heads or heads) * kv)
+        inputs = batch * b * (head_dim * heads * q + (head_dim + (v_head_dim or head_dim)) * (kv_heads or heads) * kv)
         kept = inputs + (cost.saved_scores if cost.saved_scores else 4.0 * batch * heads * q)
         # Two gradients of the scores are alive at once, but the dropped scores were freed by the first product.
         scores = b * batch * heads * q * kv if cost.saved_scores else 0.0
@@ -436,21 +470,40 @@ class Recorder:
         """
         is_closed = not self._unwaited
         if not is_closed:  # its other end is recorded elsewhere
-            return Piece(Template(name), Template(name), self.parameters, self.saved_bytes, 0.0, 0.0, is_closed)
+            return Piece(Template(name), Template(name), self.parameters, self.expert_parameters, self.saved_bytes, 0.0, 0.0, is_closed)
         forward = self._forward(name)
         backward = self._backward(f"{name}.backward")
         is_closed = not (forward.dangling or backward.dangling)
-        return Piece(forward.template(), backward.template(), self.parameters, self.saved_bytes, self.backward_peak, self.saved_bytes, is_closed)
+        return Piece(forward.template(), backward.template(), self.parameters, self.expert_parameters, self.saved_bytes, self.backward_peak, self.saved_bytes, is_closed)
 
-    def forward(self, name: str) -> Template:
-        """Return the forward pass of what was recorded."""
-        return self._forward(name).template()
+    def forward(self, name: str, before_layer: Callable[[Program, int], None] | None = None) -> Template:
+        """Return the forward pass of what was recorded.
 
-    def _forward(self, name: str) -> Program:
+        Parameters
+        ----------
+        name
+            Name of the template.
+        before_layer
+            Called before each layer (0 is the first recorded) and, with -1, before everything, to emit what the layer has to wait for.
+        """
+        return self._forward(name, before_layer).template()
+
+    def _forward(self, name: str, before_layer: Callable[[Program, int], None] | None = None) -> Program:
         program = Program(name)
-        for node in self.nodes:
+        starts = self._layer_starts()
+        if before_layer is not None:
+            before_layer(program, -1)
+        for index, node in enumerate(self.nodes):
+            if before_layer is not None and index in starts:
+                before_layer(program, starts[index])
             node.forward(program)
         return program
+
+    def _layer_starts(self) -> dict[int, int]:
+        """Return the number of each layer by the position of its first verb."""
+        layers = sorted({n.regions[0][1] for n in self.nodes if n.regions and n.regions[0][0] == "layer"})
+        first = {layer: next(i for i, n in enumerate(self.nodes) if n.regions and n.regions[0] == ("layer", layer)) for layer in layers}
+        return {index: layers.index(layer) for layer, index in first.items()}
 
     def backward(self, name: str, after_layer: Callable[[Program, int], None] | None = None) -> Template:
         """Return the backward pass: recomputed regions run forward again just before their gradients.
@@ -475,9 +528,7 @@ class Recorder:
             raise InputError(f"recorded but never waited for: {', '.join(self._unwaited.values())}; its gradient would be lost, so wait() for it")
         program = Program(name)
         done: set[int] = set()
-        layers = sorted({n.regions[0][1] for n in self.nodes if n.regions and n.regions[0][0] == "layer"})
-        first = {layer: next(i for i, n in enumerate(self.nodes) if n.regions and n.regions[0] == ("layer", layer)) for layer in layers}
-        ends = {index: layers.index(layer) for layer, index in first.items()}
+        ends = self._layer_starts()
         for index in reversed(range(len(self.nodes))):
             node = self.nodes[index]
             mark = self._recompute_mark(node)

@@ -6,8 +6,24 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from simtrain.spec import NamedSpec
+from simtrain.hardware.accelerator import Accelerator
+from simtrain.spec import NamedSpec, Spec
 from simtrain.units import Bytes, Seconds
+
+
+class Rates(Spec):
+    """Rates of one era's training runs on one family of kernels, over those of its kernel tables. Fitted to published training."""
+
+    gemm: float = Field(default=1.0, gt=0, le=2)
+    """Matrix products of 16 bits and more."""
+    gemm_8bit: float | None = Field(default=None, gt=0, le=2)
+    """Matrix products of 8 bits; None: as ``gemm``."""
+    gemm_4bit: float | None = Field(default=None, gt=0, le=2)
+    """Matrix products of 4 bits; None: as of 8 bits."""
+    attention: float | None = Field(default=None, gt=0, le=2)
+    """Core attention; None: as ``gemm``."""
+    memory: float = Field(default=1.0, gt=0, le=1.25)
+    """Streams through device memory."""
 
 
 class Software(NamedSpec):
@@ -30,6 +46,16 @@ class Software(NamedSpec):
     forward_ops_per_layer: float = Field(default=25.0, ge=0)
     backward_ops_per_layer: float = Field(default=45.0, ge=0)
     """Framework operations that the host issues per layer."""
+    ops_per_collective: float = Field(default=0.0, ge=0)
+    """Framework operations that the host issues for each collective between tensor-parallel ranks, over those of the layer itself."""
+    rates: dict[str, Rates] = Field(default_factory=dict[str, Rates])
+    """Sustained rates by family of kernels (name of a file in ``hardware/kernels``); without one, that file's ``sustained`` counts."""
+    fit: dict[str, str] = Field(default_factory=dict[str, str])
+    """Rows, errors and intervals of what was fitted to published training, by family of kernels."""
+    has_amax_pass: bool = False
+    """Whether a cast to 8 bits or less reads its input once more to find the scale (current, not delayed or block scaling)."""
+    has_transposed_cast: bool = True
+    """Whether such a cast writes a transposed copy too."""
     gradient_bytes: float = Field(default=4.0, gt=0)
     """Bytes per element of the gradient that is accumulated and reduced."""
     optimizer_traffic: float = Field(default=45.0, ge=0)
@@ -46,5 +72,15 @@ class Software(NamedSpec):
     """Whether a pipeline stage keeps the activations that it has sent until their gradient comes back."""
     fragmentation: float = Field(default=0.0, ge=0, lt=1)
     """Memory reserved by the framework's allocator beyond what is allocated, as a share of it. No value is shipped: none is measured."""
+    shard_gap: Seconds = 0.0
+    """Serial time per rank of a ZeRO-1 group whose shards are broadcast one after another. [s]"""
+    step_overhead: Seconds = 0.0
+    """Host time per step outside forward, backward and optimizer (logging, scheduler, synchronisation). [s]"""
     context_memory: Bytes = 0.0
     """Held outside the framework's allocator by driver context and communicators. [B]"""
+
+    def rates_on(self, accelerator: Accelerator) -> Rates:
+        """Return the sustained rates on an accelerator: fitted for this era, or the prior of its kernels."""
+        kernels = accelerator.kernels
+        prior = kernels.sustained.get(self.name, kernels.sustained.get("default", 1.0))
+        return self.rates.get(kernels.name) or Rates(gemm=prior)

@@ -23,6 +23,12 @@ class MoE(Spec):
     """Experts of the same width that every token visits."""
     num_dense_layers: int = Field(default=0, ge=0)
     """First layers that keep a dense MLP."""
+    every: int = Field(default=1, gt=0)
+    """Every so many layers has experts, the last of each group; the others keep a dense MLP."""
+
+    def has_experts(self, layer: int) -> bool:
+        """Tell whether a layer has experts."""
+        return layer >= self.num_dense_layers and (layer + 1) % self.every == 0
 
     @model_validator(mode="after")
     def _enough_experts(self) -> Self:
@@ -67,6 +73,8 @@ class Transformer(NamedSpec):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     window: int | None = Field(default=None, gt=0)
     """Sliding window: keys each query attends to. [tokens]"""
+    window_every: int = Field(default=1, gt=0)
+    """Every so many layers is windowed, the first of each group; the others attend to all keys."""
     moe: MoE | None = None
     mla: MLA | None = None
 
@@ -112,13 +120,13 @@ class Transformer(NamedSpec):
 
     def _mlp_shape(self, layer: int, is_active: bool) -> tuple[int, int]:
         """Number of MLPs in one layer (all, or those a token visits) and their width."""
-        if self.moe is None or layer < self.moe.num_dense_layers:
+        if self.moe is None or not self.moe.has_experts(layer):
             return 1, self.ffn
         routed = self.moe.top_k if is_active else self.moe.experts
         return routed + self.moe.shared_experts, self.moe.expert_ffn
 
     def _router_parameters(self, layer: int) -> int:
-        return 0 if self.moe is None or layer < self.moe.num_dense_layers else self.hidden * self.moe.experts
+        return 0 if self.moe is None or not self.moe.has_experts(layer) else self.hidden * self.moe.experts
 
     def mlp_parameters(self, layer: int, is_active: bool = False) -> int:
         """Weights of the MLP or of the experts (all, or those a token visits) and router of one layer, without biases."""
@@ -204,7 +212,13 @@ class Transformer(NamedSpec):
            ``96 B s l h^2 (1 + s/(6h) + V/(16 l h))``, adds the recomputed forward pass of the layers.
         """
         weights = sum(self.attention_parameters + self.mlp_parameters(i, is_active=True) for i in range(self.layers))
-        return 2.0 * seq_len * (weights + self.hidden * self.vocab) + self.layers * self.attention_flops(seq_len, is_causal, window)
+        kinds = [window or self.window_of(i) or seq_len for i in range(self.layers)]
+        attention = sum(kinds.count(w) * self.attention_flops(seq_len, is_causal, w) for w in sorted(set(kinds)))
+        return 2.0 * seq_len * (weights + self.hidden * self.vocab) + attention
+
+    def window_of(self, layer: int) -> int | None:
+        """Return the sliding window of a layer, None if it attends to all keys. [tokens]"""
+        return self.window if layer % self.window_every == 0 else None
 
     def training_flops(self, seq_len: int, is_causal: bool, window: int | None = None) -> float:
         """Model FLOPs of one sequence, forward and backward (3 x forward; recomputation is not counted). [FLOP]"""

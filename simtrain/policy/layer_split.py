@@ -6,6 +6,7 @@ the embedding, the last the logits, and under 1F1B stage ``s`` keeps ``pp - s`` 
 References
 ----------
 .. [1] Llama team, "The Llama 3 Herd of Models", 2024, section 3.3.2 (recalled).
+.. [2] Megatron-LM, ``--account-for-embedding-in-pipeline-split`` and ``--account-for-loss-in-pipeline-split`` (recalled).
 """
 
 from __future__ import annotations
@@ -53,7 +54,24 @@ def middle(layers: int, pp: int, vpp: int) -> LayerCounts:
     return _even(layers, pp, vpp, sorted(range(pp), key=lambda stage: abs(2 * stage - (pp - 1))))
 
 
-SPLITS: Mapping[str, LayerSplit] = {"front": front, "back": back, "middle": middle}
+def ends(layers: int, pp: int, vpp: int) -> LayerCounts:
+    """Count embedding and logits as a layer each: the first and the last chunk hold one layer less than the others. [2]_
+
+    Examples
+    --------
+    >>> ends(6, 2, 2)
+    ((1, 2), (2, 1))
+    """
+    chunks = pp * vpp
+    base, extra = divmod(layers + 2, chunks)
+    favoured = sorted(range(chunks), key=lambda place: abs(2 * place - (chunks - 1)))[:extra]
+    counts = [base + (place in favoured) - (place == 0) - (place == chunks - 1) for place in range(chunks)]
+    if min(counts) < 1:
+        raise InputError(f"pp={pp} x vpp={vpp} = {chunks} chunks, but the model has {layers} layers; lower pp or vpp")
+    return tuple(tuple(counts[chunk * pp + stage] for chunk in range(vpp)) for stage in range(pp))
+
+
+SPLITS: Mapping[str, LayerSplit] = {"front": front, "back": back, "middle": middle, "ends": ends}
 """Policies by name."""
 
 

@@ -6,8 +6,9 @@ recomputation, sharded optimizers, gradient reduction and memory come from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -20,7 +21,7 @@ from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.pipeline import message
 from simtrain.graph.pipeline_columns import Shape, Slots
-from simtrain.graph.program import Program
+from simtrain.graph.program import Handle, Program
 from simtrain.graph.recorder import Pending, Piece, Recorder
 from simtrain.graph.recordings import NotedMesh, Reads
 from simtrain.graph.schedule import Schedule
@@ -48,7 +49,16 @@ class Microbatch(NamedTuple):
 MAX_PASSES = 1_000_000
 """Forward passes of microbatches through chunks in one step: far beyond any training run, and what a mistyped batch runs into."""
 
-RECOMPUTE = {"none": frozenset[str](), "selective": frozenset({"core_attention"}), "full": frozenset({"layer"})}
+RECOMPUTE = {
+    "none": frozenset[str](),
+    "selective": frozenset({"core_attention"}),
+    "op": frozenset({"norm", "activation", "proj", "up"}),
+    "full": frozenset({"layer"}),
+}
+"""Regions of each form. ``op`` keeps attention and every second product, as torchtitan's selective activation checkpointing does (recalled)."""
+
+LayerKind = Hashable
+"""What tells layers of one model apart: dense or of experts, with or without a window."""
 
 
 class TransformerTraining(StepSystem):
@@ -64,7 +74,7 @@ class TransformerTraining(StepSystem):
     """Data-parallel degree; 0 takes what the cluster has left."""
     vpp: int = Field(default=1, ge=1)
     """Model chunks per pipeline stage."""
-    layer_split: Literal["front", "back", "middle"] = "front"
+    layer_split: Literal["front", "back", "middle", "ends"] = "front"
     """Stages that get a layer more where layers do not divide evenly, see :mod:`simtrain.policy.layer_split`."""
     microbatch_size: int = Field(default=1, ge=1)
     """Sequences per microbatch and data-parallel rank."""
@@ -72,10 +82,18 @@ class TransformerTraining(StepSystem):
     """auto: interleaved when vpp > 1, else 1f1b."""
     zero: int = Field(default=0, ge=0, le=3)
     """ZeRO stage: 1 shards optimizer states, 2 also gradients, 3 also parameters."""
+    zero_group: int = Field(default=0, ge=0)
+    """Ranks over which ZeRO shards, each such group holding a replica; 0: all data- and context-parallel ranks."""
     reshard_after_forward: bool = True
     """ZeRO-3 only: drop gathered parameters after the forward pass and gather them again."""
-    recompute: Literal["none", "selective", "full"] = "none"
-    """selective recomputes core attention, full whole layers."""
+    recompute: Literal["none", "selective", "op", "full"] = "none"
+    """selective recomputes core attention, op everything but attention and every second product, full whole layers."""
+    recompute_every: int = Field(default=1, ge=1)
+    """With ``full``: recompute every so many layers only."""
+    recompute_layers: int = Field(default=0, ge=0)
+    """With ``full``: recompute only so many layers of each model chunk (block-wise); 0: all."""
+    recompute_modules: tuple[Literal["core_attention", "norm", "activation", "mlp", "mla_up_proj", "experts"], ...] = ()
+    """Further parts of the layer that are recomputed."""
     dp_overlap: Literal["none", "layer", "chunk"] = "none"
     """Reduce gradients after the step's last backward, behind it layer by layer, or per model chunk."""
     pp_overlap: bool = False
@@ -91,6 +109,21 @@ class TransformerTraining(StepSystem):
         """Record one layer, forward. Its backward is derived."""
         raise UnsupportedError(f"{type(self).__name__}: has no layer_forward(self, r, m, b); write it, see docs/guides/adding_a_system.md")
 
+    def layer_kind(self, m: Transformer, layer: int) -> LayerKind:
+        """Return what tells a layer of the model from others; layers of one kind are recorded alike."""
+        return None
+
+    def layer_of_kind(self, r: Recorder, m: Transformer, b: Microbatch, kind: LayerKind) -> None:
+        """Record one layer of a kind, forward."""
+        self.layer_forward(r, m, b)
+
+    def folds(self, dp: int) -> tuple[tuple[str, int, int], ...]:
+        """Return further groups of ranks as (name, size, stride), see :class:`simtrain.graph.mesh.Mesh`."""
+        if not self.zero_group:
+            return ()
+        copies = dp * self.cp // self.zero_group
+        return ("dp_shard", self.zero_group, self.tp), ("dp_replica", max(1, copies), self.tp * self.zero_group)
+
     def embedding_forward(self, r: Recorder, m: Transformer, b: Microbatch) -> None:
         """Record the token embedding: vocabulary-parallel over tp, its sum reduced or scattered."""
         r.embedding(b.tokens, m.vocab // self.tp, m.hidden)
@@ -105,13 +138,18 @@ class TransformerTraining(StepSystem):
     def head_forward(self, r: Recorder, m: Transformer, b: Microbatch) -> None:
         """Record final norm, logits split over the vocabulary, and the loss."""
         r.norm(b.tokens / self.activation_shards, m.hidden, name="final_norm")
-        column_parallel(r, "tp", b.tokens, m.hidden, m.vocab // self.tp, "logits", is_sequence_parallel=self.is_sequence_parallel)
+        column_parallel(r, "tp", b.tokens, m.hidden, m.vocab // self.tp, "logits", is_sequence_parallel=self.is_sequence_parallel, is_16bit=True)
         r.cross_entropy(b.tokens, m.vocab // self.tp)
         r.all_reduce("tp", 4.0 * 3 * b.tokens)
 
     def boundary_bytes(self, m: Transformer, b: Microbatch, dtype_bytes: float) -> float:
         """Return what one rank sends to the next stage per microbatch: its share when tp ranks scatter it. [B]"""
         return b.tokens * m.hidden * dtype_bytes / self.tp
+
+    @property
+    def collectives_per_layer(self) -> int:
+        """Collectives between tensor-parallel ranks that the host issues for a layer each way."""
+        return 0 if self.tp == 1 else 4 if self.is_sequence_parallel else 2
 
     def split_layers(self, layers: int) -> LayerCounts:
         """Return the layers of every chunk, by stage; the place for a policy of one's own."""
@@ -160,7 +198,12 @@ class TransformerTraining(StepSystem):
     @property
     def recomputed_regions(self) -> frozenset[str]:
         """Regions of the layer program whose activations are not saved."""
-        return RECOMPUTE[self.recompute]
+        is_partly = self.recompute == "full" and (self.recompute_every > 1 or self.recompute_layers > 0)
+        return (frozenset({"chosen_layer"}) if is_partly else RECOMPUTE[self.recompute]) | frozenset(self.recompute_modules)
+
+    def is_recomputed(self, layer: int) -> bool:
+        """Tell whether ``full`` recomputation takes this layer of a chunk."""
+        return layer % self.recompute_every == 0 and (not self.recompute_layers or layer < self.recompute_layers)
 
 
 @dataclass(frozen=True)
@@ -208,7 +251,9 @@ def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster
             f"more than the {MAX_PASSES:,} passes that are simulated; lower it, or raise microbatch_size or dp"
         )
     layers = checked(system.split_layers(workload.model.layers), workload.model.layers, system.pp, system.vpp)
-    mesh = Mesh((("tp", system.tp), ("cp", system.cp), ("dp", dp), ("pp", system.pp)))
+    if system.zero_group and (dp * system.cp) % system.zero_group:
+        raise InputError(f"zero_group={system.zero_group} does not divide dp={dp} x cp={system.cp}; choose a divisor")
+    mesh = Mesh((("tp", system.tp), ("cp", system.cp), ("dp", dp), ("pp", system.pp)), system.folds(dp))
     schedule: Schedule = ("interleaved" if system.vpp > 1 else "1f1b") if system.schedule == "auto" else system.schedule
     batch = Microbatch(system.microbatch_size, workload.seq_len, system.microbatch_size * workload.seq_len / system.cp)
     reuse = reuse or Reuse()
@@ -220,10 +265,15 @@ class _ChunkTemplates(NamedTuple):
     """Everything recorded of one model chunk."""
 
     forward: Template
+    first_forward: Template
+    """Forward of the step's first microbatch, waiting layer by layer for parameters that are still being gathered."""
     backward: Template
     last_backward: Template
     """Backward of the step's last microbatch, with the gradient reduction behind it."""
     parameters: float
+    """Those that every data-parallel rank holds."""
+    expert_parameters: float
+    """Those that fewer ranks hold a copy of."""
     saved: float
     """Bytes kept per microbatch in flight. [B]"""
     working: float
@@ -255,7 +305,11 @@ class _StageBuilder:
         system, layout = self.system, self.layout
         self.model, self.costs = layout.workload.model, layout.costs
         self.coordinates = {"pp": self.index}
-        self.shards = layout.mesh.size("dp_cp")
+        self.copies = layout.mesh.size("dp_cp")
+        self.shard_axis = "dp_shard" if system.zero_group else "dp_cp"
+        self.shards = layout.mesh.size(self.shard_axis)
+        names = {name for name, _, _ in layout.mesh.folds}
+        self.expert_copies = layout.mesh.size("dp_experts") if "dp_experts" in names else self.copies
         self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
         self.epilogue = columns_of(self._epilogue())
@@ -269,26 +323,29 @@ class _StageBuilder:
         is_first = self.index == 0 and chunk == 0
         is_last = self.index == system.pp - 1 and chunk == system.vpp - 1
         count = layout.layers[self.index][chunk]
-        key = (count, is_first, is_last, layout.reuse.stage_spans(self.costs, layout.mesh, system.pp)[self.index][0])
+        before = sum(layout.layers[s][c] for c in range(chunk + 1) for s in range(system.pp) if (c, s) < (chunk, self.index))
+        kinds = tuple(system.layer_kind(self.model, before + i) for i in range(count))
+        key = (kinds, is_first, is_last, layout.reuse.stage_spans(self.costs, layout.mesh, system.pp)[self.index][0])
         found = layout.recorded.get(key)
         if found is None:
-            found = layout.recorded[key] = self._joined(count, is_first, is_last) or self._record(count, is_first, is_last)
+            found = layout.recorded[key] = self._joined(kinds, is_first, is_last) or self._record(kinds, is_first, is_last)
         return found
 
-    def _joined(self, count: int, is_first: bool, is_last: bool) -> _ChunkTemplates | None:
+    def _joined(self, kinds: Sequence[LayerKind], is_first: bool, is_last: bool) -> _ChunkTemplates | None:
         """Put a chunk together from its embedding, equal layers and head; None where layers reach into each other."""
         system = self.system
-        if system.zero == 3 or (system.dp_overlap == "layer" and self.shards > 1):
+        if system.zero == 3 or (system.recompute == "full" and (system.recompute_every > 1 or system.recompute_layers)):
             return None
-        layer = self._piece("layer", _record_layer)
+        layers = [(self._piece(("layer", kind), _layer_recorder(kind)), len(list(same))) for kind, same in groupby(kinds)]
         ends = [self._piece(name, record) for name, record, is_here in (("embedding", _record_embedding, is_first), ("head", _record_head, is_last)) if is_here]
-        pieces = [*((e, 1) for e in ends[:is_first]), (layer, count), *((e, 1) for e in ends[is_first:])]
+        pieces = [*((e, 1) for e in ends[:is_first]), *layers, *((e, 1) for e in ends[is_first:])]
         if not all(piece.is_closed for piece, _ in pieces):
             return None
         reuse = self.layout.reuse
         forward = reuse.joined("forward", [(piece.forward, times) for piece, times in pieces])
         backward = reuse.joined("backward", [(piece.backward, times) for piece, times in reversed(pieces)])
-        parameters = sum(times * piece.parameters for piece, times in pieces)
+        parameters = sum(times * (piece.parameters - piece.expert_parameters) for piece, times in pieces)
+        experts = sum(times * piece.expert_parameters for piece, times in pieces)
         if is_last and self.model.is_tied and system.pp == 1:
             parameters -= self.model.vocab // system.tp * self.model.hidden
         alive = peak = 0.0
@@ -296,9 +353,12 @@ class _StageBuilder:
             peak = max(peak, alive + piece.peak)
             alive -= piece.freed
         saved = sum(times * piece.saved for piece, times in pieces)
-        return _ChunkTemplates(forward, backward, backward, parameters, saved, peak)
+        if system.dp_overlap == "layer" and self.copies > 1:  # the first forward and the last backward reach across layers
+            whole = self._record(kinds, is_first, is_last)
+            return whole._replace(forward=forward, backward=backward)
+        return _ChunkTemplates(forward, forward, backward, backward, parameters, experts, saved, peak)
 
-    def _piece(self, name: str, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
+    def _piece(self, name: Hashable, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
         """Record a part of a chunk, or take what was recorded where everything that it reads is the same."""
         layout, system = self.layout, self.system
         what = (name, type(system), Same(self.costs), layout.microbatch)
@@ -309,48 +369,83 @@ class _StageBuilder:
         noted = watched(system, reads)
         r = Recorder(NotedMesh(layout.mesh, reads), self.costs, self.coordinates, noted.recomputed_regions, reads=reads)
         record(r, noted, self.model, layout.microbatch)
-        return layout.reuse.pieces.keep(what, reads, r.piece(name))
+        return layout.reuse.pieces.keep(what, reads, r.piece(str(name)))
 
-    def _record(self, count: int, is_first: bool, is_last: bool) -> _ChunkTemplates:
-        system, b = self.system, self.layout.microbatch
+    def _record(self, kinds: Sequence[LayerKind], is_first: bool, is_last: bool) -> _ChunkTemplates:
+        system, b, count = self.system, self.layout.microbatch, len(kinds)
         r = Recorder(self.layout.mesh, self.costs, self.coordinates, system.recomputed_regions)
         if is_first:
             system.embedding_forward(r, self.model, b)
         before_layers = r.parameters
-        gathered = _GatheredParameters(r, system, self.model, b, count) if system.zero == 3 else None
-        for layer in range(count):
+        gathered = _GatheredParameters(r, system, self.model, b, kinds, self.shard_axis) if system.zero == 3 else None
+        for layer, kind in enumerate(kinds):
             if gathered:
                 gathered.before_layer(layer)
-            with r.layer(b.tokens * self.model.hidden * self.costs.dtype_bytes / system.activation_shards):
-                system.layer_forward(r, self.model, b)
+            kept = b.tokens * self.model.hidden * self.costs.dtype_bytes / system.activation_shards
+            is_chosen = "chosen_layer" in r.recompute and system.is_recomputed(layer)
+            with r.layer(kept, is_chosen=is_chosen, collectives=system.collectives_per_layer):
+                system.layer_of_kind(r, self.model, b, kind)
             if gathered:
                 gathered.after_layer(layer)
-        per_layer = (r.parameters - before_layers) / count
+        dense = r.parameters - r.expert_parameters
+        per_layer = (dense - before_layers) / count
         if is_last:
             system.head_forward(r, self.model, b)
             if self.model.is_tied and system.pp == 1:
                 r.parameters -= self.model.vocab // system.tp * self.model.hidden
+        dense = r.parameters - r.expert_parameters
         backward = r.backward("backward")
         last = backward
-        if system.dp_overlap == "layer" and system.zero < 3 and self.shards > 1:
-            last = r.backward("backward_reduce", lambda p, layer: self._reduce_layer(r, p, layer, per_layer, r.parameters - per_layer * count))
-        return _ChunkTemplates(r.forward("forward"), backward, last, r.parameters, r.saved_bytes, r.backward_peak)
+        if system.dp_overlap == "layer" and system.zero < 3 and self.copies > 1:
+            last = r.backward("backward_reduce", lambda p, layer: self._reduce_layer(r, p, layer, per_layer, dense - per_layer * count, count))
+        forward = first = r.forward("forward")
+        if self._gathers_by_layer:
+            handles: list[Handle | None] = []
+            first = r.forward("forward_gather", lambda p, layer: self._gather_layers(r, p, layer, per_layer, dense - per_layer * count, count, handles))
+        return _ChunkTemplates(forward, first, backward, last, dense, r.expert_parameters, r.saved_bytes, r.backward_peak)
 
-    def _reduce_layer(self, r: Recorder, p: Program, layer: int, per_layer: float, rest: float) -> None:
+    def _gather_layers(self, r: Recorder, p: Program, layer: int, per_layer: float, rest: float, count: int, handles: list[Handle | None]) -> None:
+        """Emit the gathers of all updated parameters before the first layer, embedding and head at once with its own; wait for a layer's at its start."""
+        if layer >= 0:
+            p.wait(handles[2 * layer])
+            p.wait(handles[2 * layer + 1])
+            return
+        b = self.costs.dtype_bytes
+        for i in range(count):
+            nbytes = (per_layer + (rest if i == 0 else 0.0)) * b
+            handles.append(r.emit_collective(p, "all_gather", self.shard_axis, nbytes, is_async=True, stream="dp"))
+            experts = r.expert_parameters / count * b
+            handles.append(r.emit_collective(p, "all_gather", "dp_experts", experts, is_async=True, stream="dp") if experts else None)
+        p.wait(handles[0])
+
+    def _reduce_layer(self, r: Recorder, p: Program, layer: int, per_layer: float, rest: float, count: int) -> None:
         """Emit the reduction of one layer's gradients; embedding and head go with the first layer's."""
-        nbytes = (per_layer + (rest if layer == 0 else 0.0)) * self.costs.gradient_bytes
-        r.emit_collective(p, self.reduction, "dp_cp", nbytes, is_async=True, stream="dp")
+        self._emit_reduction(r, p, per_layer + (rest if layer == 0 else 0.0), r.expert_parameters / count, is_async=True)
 
-    @property
-    def reduction(self) -> str:
-        """Collective of the gradients."""
-        return "reduce_scatter" if self.system.zero else "all_reduce"
+    def _emit_reduction(self, r: Recorder, p: Program, dense: float, experts: float, *, is_async: bool = False) -> None:
+        """Emit the reduction of gradients: scattered over the shards (and summed over the replicas) under ZeRO, else summed everywhere."""
+        kind, nbytes = "reduce_scatter" if self.system.zero else "all_reduce", dense * self.costs.gradient_bytes
+        r.emit_collective(p, kind, self.shard_axis if self.system.zero else "dp_cp", nbytes, is_async=is_async, stream="dp")
+        if self.system.zero and self.system.zero_group:
+            r.emit_collective(p, "all_reduce", "dp_replica", nbytes / self.shards, is_async=is_async, stream="dp")
+        if experts:
+            r.emit_collective(p, kind, "dp_experts", experts * self.costs.gradient_bytes, is_async=is_async, stream="dp")
 
-    def _single(self, kind: str, nbytes: float, axis: str = "dp_cp") -> Template:
-        """Return a template of one collective over the data-parallel ranks."""
-        r = Recorder(self.layout.mesh, self.costs, self.coordinates)
-        p = Program(f"{kind}_{axis}")
-        r.emit_collective(p, kind, axis, nbytes, stream="dp")
+    def _reduction(self, chunks: Sequence[_ChunkTemplates]) -> Template:
+        """Return a template that reduces the gradients of chunks."""
+        r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program("reduce_gradients")
+        self._emit_reduction(r, p, sum(c.parameters for c in chunks), sum(c.expert_parameters for c in chunks))
+        return p.template()
+
+    def _gather(self, chunks: Sequence[_ChunkTemplates]) -> Template:
+        """Return a template that gathers the updated parameters of chunks."""
+        r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program("gather_parameters")
+        b = self.costs.dtype_bytes
+        r.emit_collective(p, "all_gather", self.shard_axis, sum(c.parameters for c in chunks) * b, stream="dp")
+        if sum(c.expert_parameters for c in chunks):
+            r.emit_collective(p, "all_gather", "dp_experts", sum(c.expert_parameters for c in chunks) * b, stream="dp")
+        if self.costs.software.shard_gap and self.shards > 1:
+            p.compute("shard_gap", self.costs.software.shard_gap * self.shards, stream="host", kind=Kind.HOST)
         return p.template()
 
     # -- the program ------------------------------------------------------------------------------------
@@ -368,8 +463,8 @@ class _StageBuilder:
         is_sharded = system.zero < 3
         return Shape(
             layout.schedule, system.pp, system.vpp, layout.num_microbatches, system.pp_overlap,
-            gathers=system.dp_overlap != "none" and system.zero in (1, 2),
-            loads=self._loading_time > 0,
+            gathers=system.dp_overlap == "chunk" and system.zero in (1, 2),
+            loads=self._loading_time > 0 or system.zero == 3,
             reduces=system.dp_overlap == "chunk" and is_sharded,
             leaves=system.dp_overlap == "layer" and is_sharded,
         )  # fmt: skip
@@ -384,13 +479,15 @@ class _StageBuilder:
         """Return what stands behind the slots of the pipeline's program."""
         shape, chunks = self.pipeline.shape, self.chunks
         loading = Program("data_loading")
-        if shape.loads and self.index == 0:
+        self._emit_root(loading, is_forward=True)
+        if self._loading_time and self.index == 0:
             loading.compute("data_loading", self._loading_time, stream="host", kind=Kind.HOST)
         nothing = Template("nothing")
         return [
             *(chunk.forward for chunk in chunks), *(chunk.backward for chunk in chunks), *(chunk.last_backward for chunk in chunks),
-            *(self._single(self.reduction, chunk.parameters * self.costs.gradient_bytes) if shape.reduces else nothing for chunk in chunks),
-            *(self._single("all_gather", chunk.parameters * self.costs.dtype_bytes) if shape.gathers else nothing for chunk in chunks),
+            *(self._reduction([chunk]) if shape.reduces else nothing for chunk in chunks),
+            *(self._gather([chunk]) if shape.gathers else nothing for chunk in chunks),
+            *(chunk.first_forward for chunk in chunks),
             *(self._messages() if shape.stages > 1 else [nothing] * 4), loading.template(),
         ]  # fmt: skip
 
@@ -401,6 +498,24 @@ class _StageBuilder:
         links = ((False, False, (after, index)), (False, True, (index, before)), (True, False, (before, index)), (True, True, (index, after)))
         return [message(self._boundary(*ends), is_forward, is_send=is_send) for is_forward, is_send, ends in links]
 
+    @property
+    def _gathers_by_layer(self) -> bool:
+        return self.system.dp_overlap == "layer" and self.system.zero in (1, 2) and self.shards > 1
+
+    def _emit_root(self, p: Program, *, is_forward: bool) -> None:
+        """Under ZeRO-3, gather embedding and logits before the step, and reduce their gradients and the replicas' after it; nothing hides either."""
+        if self.system.zero < 3:
+            return
+        r = Recorder(self.layout.mesh, self.costs, self.coordinates)
+        ends = (self.index == 0) + (self.index == self.system.pp - 1 and not (self.model.is_tied and self.system.pp == 1))
+        root = ends * self.model.vocab / self.system.tp * self.model.hidden
+        if is_forward:
+            r.emit_collective(p, "all_gather", self.shard_axis, root * self.costs.dtype_bytes, stream="dp")
+            return
+        r.emit_collective(p, "reduce_scatter", self.shard_axis, root * self.costs.gradient_bytes, stream="dp")
+        if self.system.zero_group:
+            r.emit_collective(p, "all_reduce", "dp_replica", self.parameters * self.costs.gradient_bytes / self.shards, stream="dp")
+
     def _boundary(self, source: int, target: int) -> Transfer:
         ranks = tuple(self.layout.mesh.rank({"pp": stage}) for stage in (source, target))
         nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
@@ -408,17 +523,26 @@ class _StageBuilder:
 
     def _epilogue(self) -> list[Instruction]:
         """Reduce what is not reduced yet, sum tied embeddings, step the optimizer, gather what it sharded."""
-        system, parameters = self.system, self.parameters
+        system = self.system
         program: list[Instruction] = []
         if system.dp_overlap == "none" and system.zero < 3:
-            program.append(Do(self._single(self.reduction, parameters * self.costs.gradient_bytes)))
+            program.append(Do(self._reduction(self.chunks)))
         program += self._tied_embedding()
         p = Program("optimizer")
-        p.compute("optimizer", self.costs.optimizer(parameters / (self.shards if system.zero else 1)))
+        self._emit_root(p, is_forward=False)
+        p.compute("optimizer", self.costs.optimizer(self._local(1)))
+        if self.costs.software.step_overhead:
+            p.compute("step_overhead", self.costs.software.step_overhead, stream="host", kind=Kind.HOST)
         program.append(Do(p.template()))
         if system.zero in (1, 2) and system.dp_overlap == "none":
-            program.append(Do(self._single("all_gather", parameters * self.costs.dtype_bytes)))
+            program.append(Do(self._gather(self.chunks)))
         return program
+
+    def _local(self, stage: int) -> float:
+        """Return the parameters of which this rank keeps what the ZeRO stage shards."""
+        is_sharded = self.system.zero >= stage
+        dense, experts = sum(c.parameters for c in self.chunks), sum(c.expert_parameters for c in self.chunks)
+        return dense / (self.shards if is_sharded else 1) + experts / (min(self.expert_copies, self.shards) if is_sharded else 1)
 
     def _tied_embedding(self) -> list[Instruction]:
         """First and last stage hold the same matrix and sum its gradient."""
@@ -436,12 +560,12 @@ class _StageBuilder:
     @property
     def parameters(self) -> float:
         """Parameters of this stage on one rank, gathered."""
-        return sum(chunk.parameters for chunk in self.chunks)
+        return sum(chunk.parameters + chunk.expert_parameters for chunk in self.chunks)
 
     def memory(self, index: int) -> dict[str, float]:
         """Return peak bytes by part: states under ZeRO, activations of the microbatches in flight. [B]"""
-        system, count, b = self.system, self.parameters, self.costs.dtype_bytes
-        own = [count / (self.shards if system.zero >= stage else 1) for stage in (1, 2, 3)]
+        system, b = self.system, self.costs.dtype_bytes
+        own = [self._local(stage) for stage in (1, 2, 3)]
         master = 4.0 if b < 4 else 0.0
         peak = self.pipeline.peak_sum(index, [chunk.saved for chunk in self.chunks])
         parts = {
@@ -470,9 +594,12 @@ def _record_embedding(r: Recorder, system: TransformerTraining, m: Transformer, 
     system.embedding_forward(r, m, b)
 
 
-def _record_layer(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
-    with r.layer(b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards):
-        system.layer_forward(r, m, b)
+def _layer_recorder(kind: LayerKind) -> Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]:
+    def record(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+        with r.layer(b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards, collectives=system.collectives_per_layer):
+            system.layer_of_kind(r, m, b, kind)
+
+    return record
 
 
 def _record_head(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
@@ -485,13 +612,15 @@ class _GatheredParameters:
     In backward they are gathered again, one layer ahead, and the gradients reduce-scattered behind the next layer.
     """
 
-    def __init__(self, r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch, count: int) -> None:
+    def __init__(self, r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch, kinds: Sequence[LayerKind], axis: str) -> None:
         probe = Recorder(r.mesh, r.costs, r.coordinates)
-        system.layer_forward(probe, m, b)
-        self.r, self.count = r, count
+        system.layer_of_kind(probe, m, b, kinds[0])
+        count = len(kinds)
+        self.r, self.count, self.axis, self.replicas = r, count, axis, r.size("dp_replica") if system.zero_group else 1
         self.is_resharded = system.reshard_after_forward
-        self.nbytes = probe.parameters * r.costs.dtype_bytes
-        self.gradient = probe.parameters * r.costs.gradient_bytes
+        dense = probe.parameters - probe.expert_parameters
+        self.nbytes = dense * r.costs.dtype_bytes
+        self.gradient = dense * r.costs.gradient_bytes
         self.forward: list[Pending | None] = [None] * (count + 1)
         self.again = [Pending(lambda _: None) for _ in range(count)]
 
@@ -515,10 +644,10 @@ class _GatheredParameters:
                 self._prefetch(layer)
 
     def _prefetch(self, layer: int) -> None:
-        self.r.prefetch(self.again[layer], "all_gather", "dp_cp", self.nbytes, stream="dp")
+        self.r.prefetch(self.again[layer], "all_gather", self.axis, self.nbytes, stream="dp")
 
     def _gather(self) -> Pending | None:
-        return self.r.collective("all_gather", "dp_cp", self.nbytes, async_op=True, stream="dp", dual_nbytes=self.gradient)
+        return self.r.collective("all_gather", self.axis, self.nbytes, async_op=True, stream="dp", dual_nbytes=self.gradient)
 
 
 def _check_memory(classes: list[RankClass], cluster: Cluster, fragmentation: float) -> None:

@@ -1,0 +1,104 @@
+"""Predictions of published measurements: the table on the terminal, and three pictures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from simtrain.report import style
+
+_SHOWN = 12
+"""Sources that get a colour of their own; the others share one."""
+
+_REST = "#9AA3AE"
+
+
+def print_published(rows: pd.DataFrame, sources: pd.DataFrame, overall: dict[str, float]) -> None:
+    """Print errors by source, all sources weighted equally, and why rows are unsupported."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="step time, predicted over measured", title_justify="left")
+    table.add_column("source")
+    for column in ("rows", "supported", "median", "mean", "p90", "worst", "bias", "pairs", "tau", "memory"):
+        table.add_column(column, justify="right")
+    for line in cast("list[dict[str, Any]]", sources.to_dict("records")):
+        errors = [_percent(line.get(key)) for key in ("median", "mean", "p90", "worst", "bias", "pairs_right")]
+        counts = [str(line["given"]), str(line["supported"])]
+        table.add_row(escape(str(line["source"])), *counts, *errors, _number(line.get("tau")), _percent(line.get("memory_mean")))
+    console = Console(width=None if Console().is_terminal else 150)
+    console.print(table)
+    if overall:
+        console.print(f"sources weighted equally: median {overall['median']:.1%}, p90 {overall['p90']:.1%}")
+    refused: Any = rows[rows["unsupported"] != ""]
+    if len(refused):
+        console.print(f"{len(refused)} of {len(rows)} rows are unsupported:")
+        for reason, count in refused["unsupported"].value_counts().items():
+            console.print(f"  {count:4d}  {escape(str(reason)[:120])}", highlight=False)
+
+
+def _percent(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else f"{value:.1%}"
+
+
+def _number(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else f"{value:.2f}"
+
+
+def markdown_table(sources: pd.DataFrame) -> str:
+    """Return the table of sources as Markdown."""
+    lines = ["| source | rows | supported | median | mean | p90 | worst | bias | pairs ordered right |", "|---|---|---|---|---|---|---|---|---|"]
+    for line in cast("list[dict[str, Any]]", sources.to_dict("records")):
+        errors = [_percent(line.get(key)) or "-" for key in ("median", "mean", "p90", "worst", "bias", "pairs_right")]
+        lines.append(f"| {line['source']} | {line['given']} | {line['supported']} | {' | '.join(errors)} |")
+    return "\n".join(lines)
+
+
+def plot_published(rows: pd.DataFrame, path: str) -> None:
+    """Draw predicted against measured step time, the error over the number of accelerators, and the errors of each source."""
+    import matplotlib.pyplot as plt
+
+    known = rows.dropna(subset=["predicted", "measured"])
+    order = [str(s) for s in known.groupby("source")["error"].apply(lambda e: e.abs().median()).sort_values().index]
+    colours = style.system_colours(order[:_SHOWN]) | dict.fromkeys(order[_SHOWN:], _REST)
+    with style.styled():
+        figure, axes = plt.subplots(1, 3, figsize=(17, 6.4), gridspec_kw={"width_ratios": [1, 1, 1.15], "wspace": 0.3})
+        _scatter(axes[0], known, colours)
+        _by_scale(axes[1], known, colours)
+        _by_source(axes[2], known, order, colours)
+        figure.subplots_adjust(left=0.05, right=0.99, top=0.86, bottom=0.1)
+        style.header(figure, "Predicted against published step times", [f"{len(known):,} configurations of {len(order)} sources", "hollow: as published"])
+        style.save(figure, path)
+        plt.close(figure)
+
+
+def _scatter(ax: Any, known: pd.DataFrame, colours: dict[str, str]) -> None:
+    for source, group in known.groupby("source"):
+        ax.scatter(group["measured"], group["predicted"], s=12, facecolors="none", edgecolors=colours[str(source)], linewidths=0.8)
+    low, high = float(known["measured"].min()) * 0.8, float(known["measured"].max()) * 1.25
+    ax.plot([low, high], [low, high], color=style.QUIET, linewidth=0.8)
+    ax.fill_between([low, high], [low / 1.1, high / 1.1], [low * 1.1, high * 1.1], color=style.QUIET, alpha=0.12, linewidth=0)
+    ax.set(xscale="log", yscale="log", xlabel="measured step time [s]", ylabel="predicted step time [s]", title="Within 10 % in the band")
+
+
+def _by_scale(ax: Any, known: pd.DataFrame, colours: dict[str, str]) -> None:
+    for source, group in known.groupby("source"):
+        ax.scatter(group["num_gpus"], 100 * group["error"], s=12, facecolors="none", edgecolors=colours[str(source)], linewidths=0.8)
+    ax.axhline(0, color=style.QUIET, linewidth=0.8)
+    limit = min(100.0, 10 * math.ceil(10 * float(known["error"].abs().quantile(0.995))))
+    ax.set(xscale="log", ylim=(-limit, limit), xlabel="accelerators", ylabel="error of step time [%]", title="Error by scale")
+
+
+def _by_source(ax: Any, known: pd.DataFrame, order: list[str], colours: dict[str, str]) -> None:
+    for place, source in enumerate(reversed(order)):
+        errors = 100 * known.loc[known["source"] == source, "error"].to_numpy(dtype=float)
+        jitter = np.linspace(-0.25, 0.25, errors.size) if errors.size > 1 else np.zeros(1)
+        ax.scatter(np.sort(errors), place + jitter, s=7, facecolors="none", edgecolors=colours[source], linewidths=0.6)
+        ax.plot([np.median(errors)] * 2, [place - 0.35, place + 0.35], color=style.INK, linewidth=1.6)
+    limit = min(100.0, 10 * math.ceil(10 * float(known["error"].abs().quantile(0.995))))
+    ax.axvline(0, color=style.QUIET, linewidth=0.8)
+    ax.set(xlim=(-limit, limit), yticks=range(len(order)), yticklabels=list(reversed(order)), xlabel="error of step time [%]", title="By source; bar: median")

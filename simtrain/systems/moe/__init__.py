@@ -1,0 +1,1 @@
+"""Systems that train mixtures of experts."""

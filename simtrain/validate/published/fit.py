@@ -1,0 +1,279 @@
+"""The fit of an era: a handful of physical numbers of one software on one family of kernels, on all its rows at once.
+
+The objective is a sum of squares: the log ratio of predicted to measured step time of every row, each source counting alike, large ratios damped
+[1]_, and how far each number strays from its prior. Gauss and Newton's method goes towards the minimum; the derivative is taken by running the
+rows again with each number changed a little. Predictions come from the ordinary path, not from a closed form.
+
+Errors out of sample need no further runs: leaving rows out changes the numbers by one Newton step of the same linearised problem, and the
+predictions of what was left out by its derivative times that step.
+
+References
+----------
+.. [1] Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35(1), 1964.
+.. [2] Seber and Wild, "Nonlinear Regression", Wiley, 1989, sections 2.1.3 and 5.1 (linearised confidence intervals).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simtrain.errors import InputError, SimtrainError
+from simtrain.hardware.software import Rates
+from simtrain.study.run import run_scenario
+from simtrain.study.settings import Scenario
+from simtrain.validate.published.evaluate import FIDELITY
+from simtrain.validate.published.scenario import scenario_of
+from simtrain.validate.published.table import PublishedRow
+
+Array = NDArray[np.float64]
+
+
+class Parameter(NamedTuple):
+    """A number that a fit may move."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    spread: float
+    """Of the prior, in powers of e: how far the number may stray before it counts as much as one row that is off by :data:`NOISE`."""
+
+
+PARAMETERS: dict[str, Parameter] = {
+    p.name: p
+    for p in (
+        Parameter("gemm", "1", 0.4, 1.3, 0.3),
+        Parameter("gemm_8bit", "1", 0.4, 1.5, 0.3),
+        Parameter("gemm_4bit", "1", 0.3, 1.6, 0.3),
+        Parameter("attention", "1", 0.2, 1.6, 0.5),
+        Parameter("memory", "1", 0.3, 1.2, 0.4),
+        Parameter("host_op_time", "s", 1e-7, 2e-4, 1.0),
+        Parameter("ops_per_collective", "1", 0.1, 30.0, 1.0),
+        Parameter("collective_gap", "s", 1e-7, 5e-4, 1.0),
+        Parameter("overlap_slowdown", "1", 0.005, 0.6, 0.7),
+        Parameter("optimizer_traffic", "B", 10.0, 200.0, 0.5),
+        Parameter("step_overhead", "s", 1e-5, 1.0, 1.5),
+        Parameter("shard_gap", "s", 1e-5, 2e-2, 1.0),
+        Parameter("nic_efficiency", "1", 0.05, 1.0, 0.4),
+    )
+}
+"""What can be fitted, its unit and its bounds; rates are multiples of the kernel tables'."""
+
+NOISE = 0.04
+"""Ratio that one row may be off without saying anything: repetitions of a configuration and rounding of tables."""
+
+HUBER = 0.12
+"""Log ratio beyond which a row counts linearly, not squared."""
+
+STEP = 0.02
+"""Relative change for a derivative."""
+
+ROUNDS = 4
+"""Newton steps at most."""
+
+FOLDS = 5
+"""Parts by configuration for errors out of sample."""
+
+
+class Fit(NamedTuple):
+    """A fitted era."""
+
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+    """Of 90 %, linearised [2]_."""
+    at_bound: tuple[str, ...]
+    """Parameters that ran to a bound: something is missing in the model."""
+    ratios: dict[str, float]
+    """Predicted over measured by row, in sample."""
+    by_fold: dict[str, float]
+    """The same from a fit without the row's fold."""
+    by_source: dict[str, float]
+    """The same from a fit without the row's source; empty with one source."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows of one era and the parameters to fit."""
+
+    rows: Sequence[PublishedRow]
+    kernels: str
+    names: tuple[str, ...]
+    clusters: tuple[str, ...] = ()
+    """Clusters whose cards are fitted too, each as ``nic_efficiency`` of its own."""
+
+
+def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Scenario:
+    """Return a scenario with some parameters replaced, ``nic_efficiency:CLUSTER`` among them."""
+    software = scenario.system.software
+    rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
+    rate_values = {name: values[name] for name in Rates.model_fields if name in values}
+    others = {name: values[name] for name in PARAMETERS if name in values and name not in Rates.model_fields and name in type(software).model_fields}
+    software = software.model_copy(update={**others, "rates": {**software.rates, kernels: rates.model_copy(update=rate_values)}})
+    cluster = scenario.cluster
+    efficiency = values.get(f"nic_efficiency:{cluster.name}")
+    if efficiency is not None:
+        nic = cluster.node.nic.model_copy(update={"efficiency": efficiency})
+        cluster = cluster.model_copy(update={"node": cluster.node.model_copy(update={"nic": nic})})
+    return Scenario(scenario.name, scenario.system.model_copy(update={"software": software}), scenario.workload, cluster)
+
+
+def start_of(scenario: Scenario, kernels: str, name: str) -> float:
+    """Return the present value of a parameter."""
+    software = scenario.system.software
+    if name.startswith("nic_efficiency:"):
+        return scenario.cluster.node.nic.efficiency
+    if name in Rates.model_fields:
+        rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
+        value = getattr(rates, name)
+        fallback = {"gemm_8bit": 1.0, "gemm_4bit": rates.gemm_8bit or 1.0}.get(name, rates.gemm)
+        return float(fallback if value is None else value)
+    return float(getattr(software, name))
+
+
+def log_times(rows: Sequence[PublishedRow], kernels: str, values: Mapping[str, float], pool: ProcessPoolExecutor | None = None) -> Array:
+    """Return the logarithm of the predicted step time of each row; NaN where it cannot be simulated."""
+    arguments = [(row, kernels, dict(values)) for row in rows]
+    found = pool.map(_log_time, arguments, chunksize=2) if pool else map(_log_time, arguments)
+    return np.array(list(found))
+
+
+def _log_time(argument: tuple[PublishedRow, str, dict[str, float]]) -> float:
+    row, kernels, values = argument
+    try:
+        return math.log(run_scenario(changed(scenario_of(row).scenario, kernels, values), fidelity=FIDELITY).metrics["step_time"])
+    except SimtrainError:
+        return math.nan
+
+
+def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: int = 2, say: Callable[[str], None] = lambda _: None) -> Fit:
+    """Fit the parameters of an era.
+
+    Raises
+    ------
+    InputError
+        If there are fewer rows than three for each parameter.
+    """
+    rows = [row for row in problem.rows if row.step_time]
+    names = (*problem.names, *(f"nic_efficiency:{c}" for c in problem.clusters))
+    if len(rows) < 3 * len(names):
+        raise InputError(f"{len(rows)} rows cannot tell {len(names)} parameters; give at least {3 * len(names)}")
+    limits = [PARAMETERS[name.partition(":")[0]] for name in names]
+    low, high = np.log([p.low for p in limits]), np.log([p.high for p in limits])
+    present = dict(starts or {})
+    for row in rows:
+        if all(name in present for name in names):
+            break
+        scenario = scenario_of(row).scenario
+        for name in names:
+            if name not in present and (not name.startswith("nic_efficiency:") or scenario.cluster.name == name.partition(":")[2]):
+                present[name] = start_of(scenario, problem.kernels, name)
+    prior = np.clip(np.log([max(present[name], p.low) for name, p in zip(names, limits, strict=True)]), low, high)
+    measured = np.log([row.step_time or math.nan for row in rows])
+    point = prior.copy()
+    with ProcessPoolExecutor(workers) as pool:
+        run = lambda x: log_times(rows, problem.kernels, dict(zip(names, np.exp(x).tolist(), strict=True)), pool)  # noqa: E731
+        residual = run(point) - measured
+        slopes = np.zeros((len(rows), len(names)))
+        for number in range(ROUNDS):
+            slopes = np.stack([(run(point + _nudge(i, len(names))) - residual - measured) / STEP for i in range(len(names))], axis=1)
+            step = _step(residual, slopes, point, prior, limits, _weights(rows, residual))
+            following = np.clip(point + step, low, high)
+            after = run(following) - measured
+            say(f"round {number + 1}: rms {_rms(residual):.4f} -> {_rms(after):.4f}; " + ", ".join(f"{n} {math.exp(v):.4g}" for n, v in zip(names, following)))
+            moved = float(np.abs(following - point).max())
+            point, residual = following, after
+            if moved < 0.01:
+                break
+    return _summary(rows, names, point, residual, slopes, prior, limits, low, high)
+
+
+def _nudge(index: int, size: int) -> Array:
+    return np.eye(size)[index] * STEP
+
+
+def _rms(residual: Array) -> float:
+    known = residual[np.isfinite(residual)]
+    return float(np.sqrt((known**2).mean()))
+
+
+def _weights(rows: Sequence[PublishedRow], residual: Array) -> Array:
+    """Return the weight of each row: sources alike, large residuals damped, none where nothing is predicted."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.source] = counts.get(row.source, 0) + 1
+    mean = len(rows) / len(counts)
+    alike = np.array([min(4.0, mean / counts[row.source]) for row in rows])
+    size = np.abs(np.nan_to_num(residual, nan=np.inf))
+    return np.where(np.isfinite(size), alike * np.minimum(1.0, HUBER / np.maximum(size, 1e-12)), 0.0)
+
+
+def _step(residual: Array, slopes: Array, point: Array, prior: Array, limits: Sequence[Parameter], weights: Array) -> Array:
+    """Return the Newton step of the weighted squares and the priors."""
+    known = (weights > 0) & np.isfinite(slopes).all(axis=1)
+    a, r, w = slopes[known], residual[known], weights[known] / NOISE**2
+    tightness = np.array([1 / p.spread**2 for p in limits])
+    hessian = a.T @ (w[:, None] * a) + np.diag(tightness)
+    gradient = a.T @ (w * r) + tightness * (point - prior)
+    return np.clip(-np.linalg.solve(hessian, gradient), -0.7, 0.7)
+
+
+def _summary(
+    rows: Sequence[PublishedRow], names: tuple[str, ...], point: Array, residual: Array, slopes: Array, prior: Array, limits: Sequence[Parameter],
+    low: Array, high: Array,
+) -> Fit:  # fmt: skip
+    weights = _weights(rows, residual)
+    known = (weights > 0) & np.isfinite(slopes).all(axis=1)
+    ratios = {row.id: float(math.exp(r)) for row, r, k in zip(rows, residual, known, strict=True) if k}
+
+    def without(left_out: NDArray[np.bool_]) -> Array:
+        step = _step(residual, slopes, point, prior, limits, np.where(left_out, 0.0, weights))
+        return residual + slopes @ (np.clip(point + step, low, high) - point)
+
+    by_fold, by_source = residual.copy(), residual.copy()
+    for fold in range(FOLDS):
+        out = np.array([row.fold(FOLDS) == fold for row in rows])
+        by_fold[out] = without(out)[out]
+    sources = sorted({row.source for row in rows})
+    for source in sources if len(sources) > 1 else []:
+        out = np.array([row.source == source for row in rows])
+        by_source[out] = without(out)[out]
+    as_ratios = lambda values: {row.id: float(math.exp(v)) for row, v, k in zip(rows, values, known, strict=True) if k}  # noqa: E731
+    a, w = slopes[known], weights[known]
+    tightness = np.diag([NOISE**2 / p.spread**2 for p in limits])
+    variance = float((w * residual[known] ** 2).sum() / max(1, known.sum() - len(names)))
+    deviation = np.sqrt(np.diag(np.linalg.inv(a.T @ (w[:, None] * a) + tightness)) * variance)
+    intervals = tuple((float(math.exp(v - 1.645 * d)), float(math.exp(v + 1.645 * d))) for v, d in zip(point, deviation, strict=True))
+    at_bound = tuple(name for name, v, lo, hi in zip(names, point, low, high, strict=True) if v <= lo + 1e-6 or v >= hi - 1e-6)
+    values = tuple(float(math.exp(v)) for v in point)
+    return Fit(names, values, intervals, at_bound, ratios, as_ratios(by_fold), as_ratios(by_source) if len(sources) > 1 else {})
+
+
+def errors_text(ratios: Mapping[str, float]) -> str:
+    """Return the errors of predicted over measured times in one line."""
+    if not ratios:
+        return "none"
+    errors = np.array(list(ratios.values())) - 1
+    size = np.abs(errors)
+    return f"median {np.median(size):.1%}, mean {size.mean():.1%}, p90 {np.quantile(size, 0.9):.1%}, bias {errors.mean():+.1%}"
+
+
+def chosen(rows: Sequence[PublishedRow], most: int) -> list[PublishedRow]:
+    """Return at most so many rows of each source: first one of every configuration by a hash, so that the choice looks at no measurement."""
+    kept: list[PublishedRow] = []
+    for source in sorted({row.source for row in rows}):
+        mine = [row for row in rows if row.source == source]
+        kept += sorted(mine, key=lambda row: (row.fold(1_000_003), row.id))[:most]
+    return kept
+
+
+def as_dict(result: Fit) -> dict[str, Any]:
+    """Return values and intervals by name."""
+    return {name: {"value": v, "interval": i} for name, v, i in zip(result.names, result.values, result.intervals, strict=True)}

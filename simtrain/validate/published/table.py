@@ -1,0 +1,109 @@
+"""A table of published training runs, read row by row; a cell that is missing or makes no sense is ``None``."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from simtrain.errors import InputError
+
+NEEDED = ("id", "source_key", "gpu", "num_gpus", "model_name", "seq_len", "gbs")
+"""Columns without which no row can be simulated."""
+
+MEASURED = ("step_time_s", "tokens_per_s_per_gpu")
+"""Columns of which a table needs one: both are free of conventions about FLOPs."""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One measured configuration. Degrees and sizes are ``None`` where the source does not state them."""
+
+    cells: Mapping[str, str]
+
+    def text(self, column: str) -> str:
+        """Return a cell as text, empty if missing."""
+        value = (self.cells.get(column) or "").strip()
+        return "" if value.lower() in ("nan", "none", "null", "n/a", "-") else value
+
+    def number(self, column: str) -> float | None:
+        """Return a cell as a finite number, ``None`` if it is not one."""
+        try:
+            value = float(self.text(column).replace(",", ""))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
+
+    def count(self, column: str) -> int | None:
+        """Return a cell as a whole number of at least 1, ``None`` if it is not one."""
+        value = self.number(column)
+        return int(value) if value is not None and value >= 1 and value == int(value) else None
+
+    @property
+    def id(self) -> str:
+        """Name of the row."""
+        return self.text("id")
+
+    @property
+    def source(self) -> str:
+        """Key of its source."""
+        return self.text("source_key")
+
+    @property
+    def step_time(self) -> float | None:
+        """Measured time of a step; from the throughput where only that is published. [s]"""
+        seconds = self.number("step_time_s")
+        if seconds is not None and seconds > 0:
+            return seconds
+        rate, gpus, batch, seq_len = (self.number(c) for c in ("tokens_per_s_per_gpu", "num_gpus", "gbs", "seq_len"))
+        if rate and gpus and batch and seq_len and min(rate, gpus, batch, seq_len) > 0:
+            return batch * seq_len / (rate * gpus)
+        return None
+
+    @property
+    def memory(self) -> float | None:
+        """Measured peak memory of a device; sources print binary gigabytes. [B]"""
+        value = self.number("memory_gb")
+        return value * 2**30 if value and value > 0 else None
+
+    @property
+    def configuration(self) -> tuple[str, ...]:
+        """Everything that was chosen, without what was measured: rows that agree in it are repetitions."""
+        columns = (
+            "source_key", "framework", "gpu", "num_gpus", "model_name", "layers", "hidden", "seq_len", "gbs", "mbs", "tp", "pp", "vpp", "cp", "ep",
+            "sharding", "recompute", "precision",
+        )  # fmt: skip
+        return tuple(self.text(c) for c in columns)
+
+    @property
+    def sweep(self) -> tuple[str, ...]:
+        """What stays the same inside one sweep: source, model, hardware and sequence length."""
+        return tuple(self.text(c) for c in ("source_key", "model_name", "gpu", "seq_len"))
+
+    def fold(self, folds: int) -> int:
+        """Return the fold of the row's configuration: a hash, so that repetitions share it and no order matters."""
+        return int(hashlib.sha256("|".join(self.configuration).encode()).hexdigest()[:8], 16) % folds
+
+
+def read_published(path: Path) -> list[PublishedRow]:
+    """Read a table with the columns of ``../shared/data/published_training.csv``.
+
+    Raises
+    ------
+    InputError
+        If it is no such table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            missing = [c for c in NEEDED if c not in columns] + ([] if columns & set(MEASURED) else [" or ".join(MEASURED)])
+            if missing:
+                raise InputError(f"{path}: no column {', '.join(missing)}; give a CSV with the columns of published_training.csv")
+            rows = [PublishedRow({k: v for k, v in row.items() if isinstance(k, str) and isinstance(v, str)}) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error}); give a comma-separated table in UTF-8") from None
+    return rows
