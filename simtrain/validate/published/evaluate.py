@@ -9,14 +9,28 @@ from dataclasses import dataclass
 from simtrain.errors import SimtrainError
 from simtrain.study.run import run_scenario
 from simtrain.study.settings import Scenario
+from simtrain.systems.reuse import Reuse
 from simtrain.validate.published.scenario import scenario_of
 from simtrain.validate.published.table import PublishedRow
 
 FIDELITY = "isolated"
 """Transfers do not share links: what competes on a link inside a rack moves a step by less than the noise between repetitions."""
 
-CHUNK = 4
+CHUNK = 16
 """Rows handed to a process at once."""
+
+REUSE = Reuse()
+"""What the rows of one process leave for each other."""
+
+LARGE = 2_000
+"""Passes through stages from which the compiled executor pays: its kernel is loaded once for all rows."""
+
+
+def engine_of(scenario: Scenario) -> str:
+    """Return the executor that is done first."""
+    s, batch = scenario.system, getattr(scenario.workload, "global_batch_size", 1)
+    pp, passes = getattr(s, "pp", 1), batch // (getattr(s, "dp", 1) * getattr(s, "microbatch_size", 1)) * getattr(s, "pp", 1) * getattr(s, "vpp", 1)
+    return "compiled" if pp > 1 and passes > LARGE else "simpy"
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ def predict(row: PublishedRow) -> Prediction:
     """Simulate one row; whatever keeps it from being simulated becomes the reason why it is unsupported."""
     try:
         found = scenario_of(row)
-        result = run_scenario(found.scenario, fidelity=FIDELITY)
+        result = run_scenario(found.scenario, fidelity=FIDELITY, engine=engine_of(found.scenario), reuse=REUSE)
     except SimtrainError as error:
         return Prediction(row, unsupported=" ".join(str(error).split()) or type(error).__name__)
     except (ArithmeticError, LookupError, ValueError, TypeError, AssertionError) as error:  # a cell nobody thought of

@@ -16,7 +16,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtrain.errors import InputError, SimtrainError
+from simtrain.hardware import Cluster, Software
 from simtrain.hardware.software import Rates
 from simtrain.study.run import run_scenario
 from simtrain.study.settings import Scenario
-from simtrain.validate.published.evaluate import FIDELITY
+from simtrain.validate.published.evaluate import FIDELITY, REUSE, engine_of
 from simtrain.validate.published.scenario import scenario_of
 from simtrain.validate.published.table import PublishedRow
 
@@ -125,6 +126,20 @@ def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Sc
     return Scenario(scenario.name, scenario.system.model_copy(update={"software": software}), scenario.workload, cluster)
 
 
+_CHANGED: dict[Hashable, tuple[Scenario, Software, Cluster]] = {}
+
+
+def _changed_once(scenario: Scenario, kernels: str, values: tuple[tuple[str, float], ...]) -> Scenario:
+    """Return :func:`changed` with one software and one cluster object for all rows that share them, so that costs are found again."""
+    key = (id(scenario.system.software), id(scenario.cluster), kernels, values)
+    if key not in _CHANGED:
+        if len(_CHANGED) > 512:
+            _CHANGED.clear()
+        _CHANGED[key] = (scenario, (new := changed(scenario, kernels, dict(values))).system.software, new.cluster)
+    _, software, cluster = _CHANGED[key]
+    return Scenario(scenario.name, scenario.system.model_copy(update={"software": software}), scenario.workload, cluster)
+
+
 def start_of(scenario: Scenario, kernels: str, name: str) -> float:
     """Return the present value of a parameter."""
     software = scenario.system.software
@@ -148,7 +163,8 @@ def log_times(rows: Sequence[PublishedRow], kernels: str, values: Mapping[str, f
 def _log_time(argument: tuple[PublishedRow, str, dict[str, float]]) -> float:
     row, kernels, values = argument
     try:
-        return math.log(run_scenario(changed(scenario_of(row).scenario, kernels, values), fidelity=FIDELITY).metrics["step_time"])
+        scenario = _changed_once(scenario_of(row).scenario, kernels, tuple(values.items()))
+        return math.log(run_scenario(scenario, fidelity=FIDELITY, engine=engine_of(scenario), reuse=REUSE).metrics["step_time"])
     except SimtrainError:
         return math.nan
 

@@ -104,5 +104,7 @@ def _from_columns(row: PublishedRow, name: str) -> RowModel:
 
 
 def _first_line(error: Exception) -> str:
+    """Return what pydantic says of the first value that is wrong, without its link."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return lines[2] if len(lines) > 2 else lines[0]
+    found = next((line for line in lines if line.startswith(("Value error", "Input should"))), lines[0])
+    return found.partition(" [type=")[0].removeprefix("Value error, ")

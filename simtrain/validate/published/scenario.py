@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from simtrain.errors import SimtrainError, UnsupportedError
 from simtrain.hardware import Cluster, Software
 from simtrain.model import Transformer
+from simtrain.spec import Spec
 from simtrain.study.settings import Scenario
 from simtrain.systems.base import System
 from simtrain.systems.registry import find
@@ -57,13 +58,14 @@ def scenario_of(row: PublishedRow) -> RowScenario:
     software = stack.software
     if software == "torchtitan_2024" and "eager" in row.text("notes").lower():
         software = "torchtitan_2024_eager"
+    software = _fitted(software, cluster.node.accelerator.kernels.name)
     settings |= {"software": software, "is_sequence_parallel": _is_sequence_parallel(row, stack, degrees), **_software(row, stack)}
     if "async tp" in row.text("notes").lower():
         stack = stack._replace(tp_pieces=4)
     settings["tp_overlap"] = stack.tp_pieces
     settings["dp"] = settings["dp"]
     workload = Pretraining.model_validate(
-        {"name": "published", "model": model, "seq_len": row.count("seq_len"), "global_batch_size": row.count("gbs"), "dtype": dtype}
+        {"name": "published", "model": _same(model), "seq_len": row.count("seq_len"), "global_batch_size": row.count("gbs"), "dtype": dtype}
     )
     system = "dense/megatron_lm"
     if model.moe is not None:
@@ -72,7 +74,7 @@ def scenario_of(row: PublishedRow) -> RowScenario:
         settings["expert_overlap"] = "overlap_moe_expert_parallel_comm\": \"True" in row.text("notes")
         settings.pop("expert_overlap")
     try:
-        return RowScenario(_resolved(system, workload, _roomy(cluster), settings), tuple(notes))
+        return RowScenario(_resolved(system, workload, _same(_roomy(cluster)), settings), tuple(notes))
     except UnsupportedError:
         raise
     except (SimtrainError, ValueError) as error:
@@ -82,10 +84,18 @@ def scenario_of(row: PublishedRow) -> RowScenario:
 def _resolved(name: str, workload: Pretraining, cluster: Cluster, settings: dict[str, Any]) -> Scenario:
     """Return the scenario of these settings, the software read once for all rows."""
     changes = {key.partition(".")[2]: settings[key] for key in settings if key.startswith("software.")}
-    software = _software_of(settings["software"])
     values = {key: value for key, value in settings.items() if not key.startswith("software")}
-    system = _system_of(name).model_validate({**values, "software": software.model_copy(update=changes) if changes else software})
+    system = _system_of(name).model_validate({**values, "software": _software_of(settings["software"], tuple(sorted(changes.items())))})
     return Scenario(name, system, workload, cluster)
+
+
+S = TypeVar("S", bound=Spec)
+_SAME: dict[str, Spec] = {}
+"""One object for equal ones: what earlier rows have computed is found by identity."""
+
+
+def _same(value: S) -> S:
+    return cast("S", _SAME.setdefault(f"{type(value).__name__} {value!r}", value))
 
 
 @cache
@@ -94,8 +104,18 @@ def _system_of(name: str) -> type[System]:
 
 
 @cache
-def _software_of(name: str) -> Software:
-    return Software.load(name)
+def _software_of(name: str, changes: tuple[tuple[str, Any], ...]) -> Software:
+    return Software.load(name).model_copy(update=dict(changes))
+
+
+def _fitted(software: str, kernels: str) -> str:
+    """Return the file of an era that was fitted on a family of kernels, or the era's own."""
+    return fitted if (fitted := f"{software}_{kernels}") in _names() else software
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(Software.names())
 
 
 def _refuse(row: PublishedRow) -> None:

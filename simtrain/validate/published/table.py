@@ -18,6 +18,10 @@ MEASURED = ("step_time_s", "tokens_per_s_per_gpu")
 """Columns of which a table needs one: both are free of conventions about FLOPs."""
 
 
+LARGEST = {"layers": 2_000, "num_gpus": 10**6, "pp": 2_000, "vpp": 2_000, "tp": 10**4, "cp": 10**5, "ep": 10**5}
+"""Counts beyond these are slips of the pen."""
+
+
 @dataclass(frozen=True)
 class PublishedRow:
     """One measured configuration. Degrees and sizes are ``None`` where the source does not state them."""
@@ -38,9 +42,9 @@ class PublishedRow:
         return value if math.isfinite(value) else None
 
     def count(self, column: str) -> int | None:
-        """Return a cell as a whole number of at least 1, ``None`` if it is not one."""
+        """Return a cell as a whole number from 1 to :data:`LARGEST`, ``None`` if it is not one."""
         value = self.number(column)
-        return int(value) if value is not None and value >= 1 and value == int(value) else None
+        return int(value) if value is not None and 1 <= value <= LARGEST.get(column, 10**8) and value == int(value) else None
 
     @property
     def id(self) -> str:

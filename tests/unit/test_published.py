@@ -1,0 +1,157 @@
+"""Rows of published tables: what is read, what is refused and why, how errors and orders are counted, and what a fit finds."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simtrain.errors import InputError, UnsupportedError
+from simtrain.hardware import Software
+from simtrain.validate.published import fit as fitting
+from simtrain.validate.published.evaluate import predict, predict_all
+from simtrain.validate.published.models import model_of
+from simtrain.validate.published.scenario import scenario_of
+from simtrain.validate.published.score import equal_sources, pairs_of, row_table, source_table
+from simtrain.validate.published.table import PublishedRow, read_published
+
+PLAIN = {
+    "id": "x-1", "source_key": "vtrain-multi", "task": "pretrain", "framework": "vTrain", "gpu": "A100-80GB-SXM", "gpus_per_node": "8.0", "num_gpus": "16",
+    "model_name": "gpt-small", "layers": "4", "hidden": "1024", "heads": "16", "kv_heads": "16", "ffn": "4096", "vocab": "50257", "seq_len": "1024",
+    "gbs": "16", "mbs": "1", "tp": "4", "pp": "2", "vpp": "1", "cp": "1", "sharding": "none (DDP)", "recompute": "full", "precision": "fp16",
+    "step_time_s": "0.5", "config_grade": "A", "date": "2023",
+}  # fmt: skip
+
+
+def row(**cells: str) -> PublishedRow:
+    return PublishedRow({**PLAIN, **cells})
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(PLAIN))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_row_becomes_what_it_says() -> None:
+    s = scenario_of(row()).scenario
+    system: Any = s.system
+    assert (system.tp, system.pp, system.dp, system.zero, system.recompute, system.is_sequence_parallel) == (4, 2, 2, 0, "full", False)
+    assert s.workload.model_dump()["model"]["vocab"] == math.ceil(50257 / (128 * 4)) * 128 * 4, "tensor-parallel ranks share a padded vocabulary"
+    assert (s.cluster.num_accelerators, s.cluster.name, s.cluster.node.num_accelerators) == (16, "vtrain_a100", 8)
+
+
+@pytest.mark.parametrize(
+    ("cells", "keys"),
+    [
+        ({"sharding": "zero1(group 4)", "pp": "1", "tp": "1"}, {"zero": 1, "zero_group": 4}),
+        ({"sharding": "FSDP=4 x DP=4", "pp": "1", "tp": "1"}, {"zero": 3, "zero_group": 4}),
+        ({"sharding": "fsdp-zero2", "pp": "1", "tp": "1"}, {"zero": 3, "reshard_after_forward": False}),
+        ({"recompute": "selective(attention)"}, {"recompute": "selective"}),
+        ({"recompute": "selective (op SAC)"}, {"recompute": "op"}),
+        ({"recompute": "selective layer"}, {"recompute": "full", "recompute_every": 2}),
+        ({"recompute": 'HEAD recipe: {"recompute_modules": "[\\"mla_up_proj\\", \\"mlp\\"]"}'}, {"recompute": "none", "recompute_modules": ("mla_up_proj", "mlp")}),
+        (
+            {"recompute": 'HEAD recipe: {"recompute_granularity": "\\"full\\"", "recompute_method": "\\"block\\"", "recompute_num_layers": "1"}'},
+            {"recompute": "full", "recompute_layers": 1},
+        ),
+        ({"recompute": "none"}, {"recompute": "none"}),
+    ],
+)  # fmt: skip
+def test_words_of_the_table_become_settings(cells: dict[str, str], keys: dict[str, Any]) -> None:
+    system = scenario_of(row(**cells)).scenario.system.model_dump()
+    assert {key: system[key] for key in keys} == keys
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"task": "lora"}, "LoRA"), ({"gpu": "TPU-v5p"}, "TPU"), ({"gpu": "Cerebras"}, "Cerebras"), ({"gpu": ""}, "none stated"),
+        ({"num_gpus": "seven"}, "num_gpus"), ({"gbs": ""}, "gbs"), ({"seq_len": "nan"}, "seq_len"), ({"step_time_s": ""}, "step time"),
+        ({"layers": "", "hidden": ""}, "shape"), ({"heads": "7"}, "heads"), ({"precision": "posit8"}, "posit8"), ({"tp": "", "pp": ""}, "not stated"),
+        ({"tp": "3"}, "does not divide"), ({"gbs": "17"}, "multiple"), ({"mbs": "999"}, "multiple"), ({"model_name": "nemotron3-nano-30b"}, "transformer"),
+        ({"experts": "8"}, "experts"), ({"num_gpus": "13", "tp": "1", "pp": "1"}, "13"), ({"recompute": "full + CPU offload"}, "offloaded"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_simulated_says_why(cells: dict[str, str], reason: str) -> None:
+    prediction = predict(row(**cells))
+    assert prediction.step_time is None
+    assert reason in prediction.unsupported
+
+
+def test_no_cell_of_a_row_can_crash_the_command() -> None:
+    odd = ("", "nan", "-1", "0", "1e99", "inf", "abc", "1;2", "{", "\u00e9" * 50, "3.5")
+    for column in PLAIN:
+        for value in odd:
+            prediction = predict(row(**{column: value}))
+            assert (prediction.step_time is None) == bool(prediction.unsupported), (column, value)
+
+
+def test_what_is_filled_in_is_noted() -> None:
+    notes = scenario_of(row(mbs="", sharding="", recompute="", framework="something new", precision="")).notes
+    assert {word for word in ("microbatch", "sharding", "recomputation", "framework", "precision") if any(word in note for note in notes)} == {
+        "microbatch", "sharding", "recomputation", "framework", "precision",
+    }  # fmt: skip
+
+
+def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="num_gpus"):
+        read_published(tmp_path / "t.csv")
+
+
+def test_step_time_comes_from_throughput_where_only_that_is_published() -> None:
+    assert row(step_time_s="", tokens_per_s_per_gpu="1024").step_time == pytest.approx(16 * 1024 / (1024 * 16))
+
+
+def test_parameters_of_a_hybrid_are_refused_and_shipped_models_are_resized() -> None:
+    with pytest.raises(UnsupportedError):
+        model_of(row(model_name="nemotron3-super-120b"))
+    assert model_of(row(model_name="deepseek-v3", layers="8", experts="256")).model.layers == 8
+
+
+def test_pairs_count_as_kendall_does() -> None:
+    assert pairs_of([1, 2, 3, 4], [1, 2, 3, 4]).tau == 1
+    assert pairs_of([4, 3, 2, 1], [1, 2, 3, 4]).tau == -1
+    assert pairs_of([1, 3, 2, 4], [1, 2, 3, 4]) == (5, 1)
+    assert pairs_of([1, 2], [5, 5]) == (0, 0)  # measured alike: nothing to order
+
+
+def test_rows_are_scored_by_source(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [PLAIN, {**PLAIN, "id": "x-2", "gbs": "32", "step_time_s": "1.0"}, {**PLAIN, "id": "x-3", "gpu": "abacus"}])
+    lines = row_table(predict_all(read_published(table), workers=1))
+    assert lines["unsupported"].astype(bool).tolist() == [False, False, True]
+    assert lines["error"].tolist()[:2] == pytest.approx((lines["predicted"] / lines["measured"] - 1).tolist()[:2])
+    [source] = source_table(lines).to_dict("records")
+    assert (source["given"], source["supported"]) == (3, 2)
+    assert source["mean"] == pytest.approx(np.abs(lines["error"].dropna()).mean())
+    assert equal_sources(lines)["median"] in np.abs(lines["error"].dropna()).tolist()
+
+
+def test_a_fit_finds_the_numbers_that_made_its_rows(tmp_path: Path) -> None:
+    """Rows simulated with known numbers, then fitted from others: what comes back are the known ones."""
+    rows = [row(id=f"x-{i}", hidden=h, ffn=str(4 * int(h)), tp=tp, pp="1", gbs=gbs) for i, (h, tp, gbs) in enumerate(
+        (h, tp, gbs) for h in ("1024", "4096", "8192") for tp in ("1", "4") for gbs in ("16", "64")
+    )]  # fmt: skip
+    truth = {"gemm": 0.7, "memory": 0.6}
+    times = np.exp(fitting.log_times(rows, "ampere", truth))
+    measured = [PublishedRow({**r.cells, "step_time_s": repr(float(t))}) for r, t in zip(rows, times, strict=True)]
+    found = fitting.fit(fitting.Problem(measured, "ampere", ("gemm", "memory")), {"gemm": 0.9, "memory": 0.9}, workers=1)
+    values = dict(zip(found.names, found.values, strict=True))
+    assert values == pytest.approx(truth, rel=0.05)
+    assert all(low <= value <= high for value, (low, high) in zip(found.values, found.intervals, strict=True))
+    assert max(abs(ratio - 1) for ratio in found.ratios.values()) < 0.01
+    assert max(abs(ratio - 1) for ratio in found.by_fold.values()) < 0.05
+
+
+def test_fitted_files_say_on_which_kernels_and_how_well() -> None:
+    for name in Software.names():
+        software = Software.load(name)
+        for kernels in software.rates:
+            assert kernels in software.fit, f"software/{name}.yaml: rates without their fit"
