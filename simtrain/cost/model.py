@@ -97,7 +97,7 @@ class CostModel:
         key = ("grouped", rows, k, n, experts, is_gradient)
         if key not in self._seconds:
             seconds = gemm.grouped_matmul(
-                rows, n, k, self.accelerator, self.dtype, experts=experts, is_weight_gradient=is_gradient, sustained=self.sustained(self.dtype),
+                rows, n, k, self.accelerator, self.dtype, experts=experts, is_weight_gradient=is_gradient, sustained=self.sustained(self.dtype) * self.rates.grouped,
                 out_bytes=self.gradient_bytes if is_gradient else None,
             )  # fmt: skip
             if self.is_narrow and not is_gradient:
@@ -196,10 +196,10 @@ class CostModel:
         """Return the host time to fetch and collate the step's samples of one data-parallel rank, loaders contending. [s]"""
         return samples * self.software.sample_time * self.software.loaders_per_node
 
-    def host_floor(self, collectives: int = 0) -> tuple[float, float]:
-        """Return the host time to launch one layer with so many collectives each way, forward and backward. [s]"""
+    def host_floor(self, collectives: int = 0, expert_blocks: int = 0) -> tuple[float, float]:
+        """Return the host time to launch one layer with so many collectives and expert blocks, forward and backward. [s]"""
         s = self.software
-        more = collectives * s.ops_per_collective
+        more = collectives * s.ops_per_collective + expert_blocks * s.ops_per_expert_block
         return s.host_op_time * (s.forward_ops_per_layer + more), s.host_op_time * (s.backward_ops_per_layer + more)
 
     def _pair(self, cost: _Direction) -> tuple[float, float]:

@@ -142,12 +142,12 @@ class Recorder:
         self._regions.pop()
 
     @contextmanager
-    def layer(self, saves: float = 0.0, *, is_chosen: bool = False, collectives: int = 0) -> Generator[None, None, None]:
+    def layer(self, saves: float = 0.0, *, is_chosen: bool = False, collectives: int = 0, expert_blocks: int = 0) -> Generator[None, None, None]:
         """Enclose one layer: the region ``layer``, floored by the time its launches take on the host.
 
-        ``collectives`` are those between tensor-parallel ranks each way. With ``is_chosen`` it is a region ``chosen_layer`` too, for recomputation of some layers only.
+        ``collectives`` are those between tensor-parallel ranks each way, ``expert_blocks`` counts mixtures of experts. With ``is_chosen`` it is a region ``chosen_layer`` too, for recomputation of some layers only.
         """
-        forward_host, backward_host = self.costs.host_floor(collectives)
+        forward_host, backward_host = self.costs.host_floor(collectives, expert_blocks)
         state: dict[str, Handle] = {}
 
         def begin(seconds: float) -> Emit:

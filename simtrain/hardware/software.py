@@ -20,6 +20,8 @@ class Rates(Spec):
     """Matrix products of 8 bits; None: as ``gemm``."""
     gemm_4bit: float | None = Field(default=None, gt=0, le=2)
     """Matrix products of 4 bits; None: as of 8 bits."""
+    grouped: float = Field(default=1.0, gt=0, le=2)
+    """Grouped products (one per expert), over the rate that dense ones of the format reach."""
     attention: float | None = Field(default=None, gt=0, le=2)
     """Core attention; None: as ``gemm``."""
     memory: float = Field(default=1.0, gt=0, le=1.25)
@@ -48,6 +50,8 @@ class Software(NamedSpec):
     """Framework operations that the host issues per layer."""
     ops_per_collective: float = Field(default=0.0, ge=0)
     """Framework operations that the host issues for each collective between tensor-parallel ranks, over those of the layer itself."""
+    ops_per_expert_block: float = Field(default=0.0, ge=0)
+    """Framework operations each way that the host issues for routing, permuting and combining, over those of a dense layer."""
     rates: dict[str, Rates] = Field(default_factory=dict[str, Rates])
     """Sustained rates by family of kernels (name of a file in ``hardware/kernels``); without one, that file's ``sustained`` counts."""
     fit: dict[str, str] = Field(default_factory=dict[str, str])

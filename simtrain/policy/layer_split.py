@@ -57,6 +57,8 @@ def middle(layers: int, pp: int, vpp: int) -> LayerCounts:
 def ends(layers: int, pp: int, vpp: int) -> LayerCounts:
     """Count embedding and logits as a layer each: the first and the last chunk hold one layer less than the others. [2]_
 
+    Where that would leave one of them empty, what is left over goes to the chunks in the middle.
+
     Examples
     --------
     >>> ends(6, 2, 2)
@@ -64,8 +66,11 @@ def ends(layers: int, pp: int, vpp: int) -> LayerCounts:
     """
     chunks = pp * vpp
     base, extra = divmod(layers + 2, chunks)
+    is_spared = base > 1 or (base == 1 and extra == chunks)
+    if not is_spared:
+        base, extra = divmod(layers, chunks)
     favoured = sorted(range(chunks), key=lambda place: abs(2 * place - (chunks - 1)))[:extra]
-    counts = [base + (place in favoured) - (place == 0) - (place == chunks - 1) for place in range(chunks)]
+    counts = [base + (place in favoured) - is_spared * ((place == 0) + (place == chunks - 1)) for place in range(chunks)]
     if min(counts) < 1:
         raise InputError(f"pp={pp} x vpp={vpp} = {chunks} chunks, but the model has {layers} layers; lower pp or vpp")
     return tuple(tuple(counts[chunk * pp + stage] for chunk in range(vpp)) for stage in range(pp))

@@ -151,6 +151,10 @@ class TransformerTraining(StepSystem):
         """Collectives between tensor-parallel ranks that the host issues for a layer each way."""
         return 0 if self.tp == 1 else 4 if self.is_sequence_parallel else 2
 
+    def expert_blocks(self, kind: LayerKind) -> int:
+        """Return the mixtures of experts in a layer of a kind."""
+        return 0
+
     def split_layers(self, layers: int) -> LayerCounts:
         """Return the layers of every chunk, by stage; the place for a policy of one's own."""
         return SPLITS[self.layer_split](layers, self.pp, self.vpp)
@@ -383,7 +387,7 @@ class _StageBuilder:
                 gathered.before_layer(layer)
             kept = b.tokens * self.model.hidden * self.costs.dtype_bytes / system.activation_shards
             is_chosen = "chosen_layer" in r.recompute and system.is_recomputed(layer)
-            with r.layer(kept, is_chosen=is_chosen, collectives=system.collectives_per_layer):
+            with r.layer(kept, is_chosen=is_chosen, collectives=system.collectives_per_layer, expert_blocks=system.expert_blocks(kind)):
                 system.layer_of_kind(r, self.model, b, kind)
             if gathered:
                 gathered.after_layer(layer)
@@ -596,7 +600,7 @@ def _record_embedding(r: Recorder, system: TransformerTraining, m: Transformer, 
 
 def _layer_recorder(kind: LayerKind) -> Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]:
     def record(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
-        with r.layer(b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards, collectives=system.collectives_per_layer):
+        with r.layer(b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards, collectives=system.collectives_per_layer, expert_blocks=system.expert_blocks(kind)):
             system.layer_of_kind(r, m, b, kind)
 
     return record

@@ -51,6 +51,10 @@ class MegatronMoE(MegatronLM):
         assert m.moe is not None
         return m.moe.has_experts(layer), m.window_of(layer)
 
+    def expert_blocks(self, kind: LayerKind) -> int:
+        assert isinstance(kind, tuple)
+        return int(kind[0])
+
     def layer_of_kind(self, r: Recorder, m: Transformer, b: Microbatch, kind: LayerKind) -> None:
         assert isinstance(kind, tuple)
         has_experts, window = kind

@@ -59,7 +59,7 @@ def scenario_of(row: PublishedRow) -> RowScenario:
     if software == "torchtitan_2024" and "eager" in row.text("notes").lower():
         software = "torchtitan_2024_eager"
     software = _fitted(software, cluster.node.accelerator.kernels.name)
-    settings |= {"software": software, "is_sequence_parallel": _is_sequence_parallel(row, stack, degrees), **_software(row, stack)}
+    settings |= {"software": software, "is_sequence_parallel": _is_sequence_parallel(row, stack, degrees), **_software(row, stack, software, cluster, notes)}
     if "async tp" in row.text("notes").lower():
         stack = stack._replace(tp_pieces=4)
     settings["tp_overlap"] = stack.tp_pieces
@@ -178,7 +178,7 @@ def _dtype(row: PublishedRow, notes: list[str]) -> str:
     raise UnsupportedError(f"precision {row.text('precision')!r} is not known")
 
 
-def _software(row: PublishedRow, stack: Stack) -> dict[str, Any]:
+def _software(row: PublishedRow, stack: Stack, software: str, cluster: Cluster, notes: list[str]) -> dict[str, Any]:
     """Return the keys of the software that a row's recipe sets."""
     precision, kernel = row.text("precision").lower(), row.text("attention_impl").lower()
     keys: dict[str, Any] = {}
@@ -186,6 +186,10 @@ def _software(row: PublishedRow, stack: Stack) -> dict[str, Any]:
         keys["software.has_amax_pass"] = True
     if "pure" in precision:
         keys["software.gradient_bytes"] = 2.0
+    attention, known = _software_of(software, ()).attention, cluster.node.accelerator.kernels.attention
+    if attention not in known and attention != "unfused":
+        keys["software.attention"] = "flash2" if "flash2" in known else "unfused"
+        notes.append(f"no {attention} on this device, {keys['software.attention']}")
     if "unfused" in kernel:
         keys["software.attention"] = "unfused"
     if "cef" in row.text("notes").split("truncated")[0].lower() and re.search(r"\bcef\b", row.text("source_title").lower()):

@@ -43,6 +43,7 @@ FRAMEWORKS: tuple[tuple[str, Stack], ...] = (
     (r"automodel", Stack("automodel_2026", pp_overlap=True)),
     (r"megatron-lm \(.*(2020|2021)\)", Stack("megatron_2021", is_overlapping=False, pads_vocab=128)),
     (r"megatron-lm \(.*2022\)", Stack("megatron_2022", is_overlapping=False, pads_vocab=128)),
+    (r"megatron-bridge.*(26\.0[6-9]|26\.1\d|2[7-9]\.\d)", Stack("megatron_bridge_2026_summer", pp_overlap=True, tp_pieces=4, pads_vocab=128, split="ends")),
     (r"megatron-bridge.*2[6-9]\.\d", Stack("megatron_bridge_2026", pp_overlap=True, tp_pieces=4, pads_vocab=128, split="ends")),
     (r"megatron-bridge", Stack("megatron_bridge_2025", pp_overlap=True, tp_pieces=4, pads_vocab=128, split="ends")),
     (r"megatron-lm 0\.1\d|te 2\.", Stack("megatron_core_2026", pads_vocab=128)),
@@ -54,10 +55,11 @@ FRAMEWORKS: tuple[tuple[str, Stack], ...] = (
 """Patterns over ``framework``, the first that matches."""
 
 BY_SOURCE: tuple[tuple[str, Stack], ...] = (
+    (r"^vtrain-single", Stack("megatron_deepspeed_2023_node", is_overlapping=False)),
     (r"^mlperf-v[0-4]\.", Stack("mlperf_2024", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
     (r"^mlperf-", Stack("mlperf_2025", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
 )
-"""Patterns over ``source_key`` that go before: submissions to MLPerf name containers, not stacks."""
+"""Patterns over ``source_key`` that go before: submissions to MLPerf name containers, not stacks; one-node runs keep clocks that racks do not."""
 
 NODES: tuple[tuple[str, str], ...] = (
     (r"^a100.*40", "dgx_a100_40gb"), (r"^a100", "dgx_a100"), (r"^h100.*(500|hbm2e)", "grand_teton_h100_500w"), (r"^h100", "dgx_h100"),
