@@ -16,20 +16,44 @@ class CalibrationTarget(StrEnum):
     """What ``calibrate`` can fit."""
 
     kernels = "kernels"
+    published = "published"
 
 
 def calibrate(
     what: Annotated[CalibrationTarget, typer.Argument(help="What to fit.")],
-    accelerator: Annotated[str, typer.Option(help="Shipped accelerator whose kernel curves are fitted.")],
-    table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv.")],
+    accelerator: Annotated[str, typer.Option(help="kernels: shipped accelerator whose curves are fitted; published: family of kernels, such as hopper.")],
+    table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv, or of published_training.csv.")],
     out: Annotated[Path | None, typer.Option(help="Write the fitted YAML here.")] = None,
+    software: Annotated[str, typer.Option(help="published: software era whose rates and host times are fitted.")] = "",
 ) -> None:
-    """Fit physical parameters on measured tables; a fifth of the rows is held out and reported."""
-    from simtrain.validate.calibrate import calibrate as calibrate_api
-
+    """Fit physical parameters on measured tables; what was left out of the fit is scored beside what was in it."""
     if out:
         check_output("--out", out)
         if not out.absolute().parent.is_dir():
             raise InputError(f"--out {out}: no such folder; make it first")
     check_table(table)
+    if what is CalibrationTarget.published:
+        _published(software, accelerator, table, out)
+        return
+    if software:
+        raise InputError("--software: kernels are fitted without an era; leave it out")
+    from simtrain.validate.calibrate import calibrate as calibrate_api
+
     calibrate_api(accelerator, table, out)
+
+
+def _published(software: str, kernels: str, table: Path, out: Path | None) -> None:
+    from simtrain.validate.published.eras import describe, era_of, fabrics, problem_of, software_file, write
+    from simtrain.validate.published.fit import PARAMETERS, fit
+    from simtrain.validate.published.table import read_published
+
+    era = era_of(software, kernels)
+    problem = problem_of(era, read_published(table))
+    found = fit(problem, say=print)
+    for name, value, (low, high) in zip(found.names, found.values, found.intervals, strict=True):
+        print(f"{name} {value:.4g} [{PARAMETERS[name.partition(':')[0]].unit}], 90 % within {low:.4g} and {high:.4g}")
+    print(describe(found, problem.rows))
+    for cluster, efficiency in fabrics(found).items():
+        print(f"clusters/{cluster}.yaml: node: {{nic: {{efficiency: {efficiency}}}}}")
+    if out:
+        write(out, software_file(era, found, problem.rows))

@@ -97,8 +97,8 @@ class CostModel:
         key = ("grouped", rows, k, n, experts, is_gradient)
         if key not in self._seconds:
             seconds = gemm.grouped_matmul(
-                rows, n, k, self.accelerator, self.dtype, experts=experts, is_weight_gradient=is_gradient, sustained=self.sustained(self.dtype) * self.rates.grouped,
-                out_bytes=self.gradient_bytes if is_gradient else None,
+                rows, n, k, self.accelerator, self.dtype, experts=experts, is_weight_gradient=is_gradient,
+                sustained=self.sustained(self.dtype) * self.rates.grouped, out_bytes=self.gradient_bytes if is_gradient else None,
             )  # fmt: skip
             if self.is_narrow and not is_gradient:
                 seconds += self.cast(experts * rows * k)
@@ -141,7 +141,9 @@ class CostModel:
 
     def _unfused(self, q: int, kv: int, heads: int, head_dim: int, batch: int, dropout: float) -> AttentionCost:
         seconds = [
-            attention_cost.unfused(batch, q, kv, heads, head_dim, self.accelerator, self.dtype, backward=b, has_dropout=dropout > 0, sustained=self.attention_sustained)
+            attention_cost.unfused(
+                batch, q, kv, heads, head_dim, self.accelerator, self.dtype, backward=b, has_dropout=dropout > 0, sustained=self.attention_sustained
+            )
             + self.launch * (8 if b else 5)
             for b in (False, True)
         ]

@@ -29,7 +29,8 @@ def replay_with(engine: Engine, graph: Graph, cluster: Cluster, fidelity: StepFi
     graph, cluster, slowdown
         As in :func:`simtrain.engine.replay.replay`.
     fidelity
-        As there, or ``isolated``: no transfer slows another; or ``flow``: transfers take what their messages take on the fabric, see :mod:`simtrain.engine.flow_step`.
+        As there, or ``isolated``: no transfer slows another; or ``flow``:
+        transfers take what their messages take on the fabric, see :mod:`simtrain.engine.flow_step`.
     """
     if fidelity == "flow":
         from simtrain.engine.flow_step import price_by_messages

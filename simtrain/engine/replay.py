@@ -39,7 +39,8 @@ def replay(graph: Graph, cluster: Cluster, *, fidelity: Fidelity = "fair", slowd
     cluster
         Gives the capacities of links.
     fidelity
-        ``isolated``: every transfer runs at its own rate, as if no other were there. ``fair``: transfers share links max-min fairly. ``analytic``: a transfer holds its ranks' shares of
+        ``isolated``: every transfer runs at its own rate, as if no other were there.
+        ``fair``: transfers share links max-min fairly. ``analytic``: a transfer holds its ranks' shares of
         the links alone, in order of readiness.
     slowdown
         Share of compute rate lost on a rank while a collective holds its SMs.

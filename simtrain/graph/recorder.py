@@ -145,7 +145,8 @@ class Recorder:
     def layer(self, saves: float = 0.0, *, is_chosen: bool = False, collectives: int = 0, expert_blocks: int = 0) -> Generator[None, None, None]:
         """Enclose one layer: the region ``layer``, floored by the time its launches take on the host.
 
-        ``collectives`` are those between tensor-parallel ranks each way, ``expert_blocks`` counts mixtures of experts. With ``is_chosen`` it is a region ``chosen_layer`` too, for recomputation of some layers only.
+        ``collectives`` are those between tensor-parallel ranks each way, ``expert_blocks`` counts mixtures of experts.
+        With ``is_chosen`` it is a region ``chosen_layer`` too, for recomputation of some layers only.
         """
         forward_host, backward_host = self.costs.host_floor(collectives, expert_blocks)
         state: dict[str, Handle] = {}
@@ -237,7 +238,10 @@ class Recorder:
             p.compute(f"{name}.wgrad", self.costs.grouped_matmul(rows, k, n, experts, is_gradient=True), flops)
 
         self.record(
-            lambda p: _drop(p.compute(name, self.costs.grouped_matmul(rows, k, n, experts), flops)), backward, experts * rows * k * b, experts * rows * (k + n) * b
+            lambda p: _drop(p.compute(name, self.costs.grouped_matmul(rows, k, n, experts), flops)),
+            backward,
+            experts * rows * k * b,
+            experts * rows * (k + n) * b,
         )
 
     def permute(self, rows: float, hidden: int, name: str = "permute") -> None:
@@ -474,7 +478,8 @@ class Recorder:
         forward = self._forward(name)
         backward = self._backward(f"{name}.backward")
         is_closed = not (forward.dangling or backward.dangling)
-        return Piece(forward.template(), backward.template(), self.parameters, self.expert_parameters, self.saved_bytes, self.backward_peak, self.saved_bytes, is_closed)
+        held = self.parameters, self.expert_parameters, self.saved_bytes
+        return Piece(forward.template(), backward.template(), *held, self.backward_peak, self.saved_bytes, is_closed)
 
     def forward(self, name: str, before_layer: Callable[[Program, int], None] | None = None) -> Template:
         """Return the forward pass of what was recorded.

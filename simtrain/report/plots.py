@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
+from simtrain.engine.categories import CATEGORIES, COMPUTE
 from simtrain.engine.execute import Execution
 from simtrain.errors import UnsupportedError
 from simtrain.report import style
@@ -28,7 +29,6 @@ from simtrain.report.labels import (
     system_titles,
     tell_apart,
 )  # fmt: skip
-from simtrain.engine.categories import CATEGORIES, COMPUTE
 from simtrain.report.timeline import budget, expand
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result

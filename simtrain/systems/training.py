@@ -600,7 +600,8 @@ def _record_embedding(r: Recorder, system: TransformerTraining, m: Transformer, 
 
 def _layer_recorder(kind: LayerKind) -> Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]:
     def record(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
-        with r.layer(b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards, collectives=system.collectives_per_layer, expert_blocks=system.expert_blocks(kind)):
+        kept = b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards
+        with r.layer(kept, collectives=system.collectives_per_layer, expert_blocks=system.expert_blocks(kind)):
             system.layer_of_kind(r, m, b, kind)
 
     return record

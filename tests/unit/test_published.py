@@ -56,7 +56,10 @@ def test_a_row_becomes_what_it_says() -> None:
         ({"recompute": "selective(attention)"}, {"recompute": "selective"}),
         ({"recompute": "selective (op SAC)"}, {"recompute": "op"}),
         ({"recompute": "selective layer"}, {"recompute": "full", "recompute_every": 2}),
-        ({"recompute": 'HEAD recipe: {"recompute_modules": "[\\"mla_up_proj\\", \\"mlp\\"]"}'}, {"recompute": "none", "recompute_modules": ("mla_up_proj", "mlp")}),
+        (
+            {"recompute": 'HEAD recipe: {"recompute_modules": "[\\"mla_up_proj\\", \\"mlp\\"]"}'},
+            {"recompute": "none", "recompute_modules": ("mla_up_proj", "mlp")},
+        ),
         (
             {"recompute": 'HEAD recipe: {"recompute_granularity": "\\"full\\"", "recompute_method": "\\"block\\"", "recompute_num_layers": "1"}'},
             {"recompute": "full", "recompute_layers": 1},

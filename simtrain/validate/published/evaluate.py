@@ -70,10 +70,9 @@ def predict(row: PublishedRow) -> Prediction:
         return Prediction(row, unsupported=" ".join(str(error).split()) or type(error).__name__)
     except (ArithmeticError, LookupError, ValueError, TypeError, AssertionError) as error:  # a cell nobody thought of
         return Prediction(row, unsupported=f"cannot be built: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    s = found.scenario
-    return Prediction(
-        row, result.metrics["step_time"], result.metrics["peak_memory"], s.system.software.name, s.cluster.node.accelerator.kernels.name, s.cluster.name, found.notes
-    )
+    s, metrics = found.scenario, result.metrics
+    names = s.system.software.name, s.cluster.node.accelerator.kernels.name, s.cluster.name
+    return Prediction(row, metrics["step_time"], metrics["peak_memory"], *names, found.notes)
 
 
 def predict_all(rows: Sequence[PublishedRow], workers: int = 2) -> list[Prediction]:

@@ -50,12 +50,12 @@ class Parameter(NamedTuple):
 PARAMETERS: dict[str, Parameter] = {
     p.name: p
     for p in (
-        Parameter("gemm", "1", 0.4, 1.3, 0.3),
+        Parameter("gemm", "1", 0.4, 1.1, 0.3),
         Parameter("gemm_8bit", "1", 0.4, 1.5, 0.3),
         Parameter("gemm_4bit", "1", 0.3, 1.6, 0.3),
         Parameter("grouped", "1", 0.2, 1.6, 0.4),
         Parameter("attention", "1", 0.2, 1.6, 0.5),
-        Parameter("memory", "1", 0.3, 1.2, 0.4),
+        Parameter("memory", "1", 0.3, 1.1, 0.4),
         Parameter("host_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("ops_per_collective", "1", 0.1, 30.0, 1.0),
         Parameter("ops_per_expert_block", "1", 1.0, 300.0, 1.0),

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar, cast
 
 from simtrain.errors import SimtrainError, UnsupportedError
-from simtrain.hardware import Cluster, Software
+from simtrain.hardware import Cluster, Kernels, Software
 from simtrain.model import Transformer
 from simtrain.spec import Spec
 from simtrain.study.settings import Scenario
@@ -113,6 +113,19 @@ def _fitted(software: str, kernels: str) -> str:
     return fitted if (fitted := f"{software}_{kernels}") in _names() else software
 
 
+def base_of(software: str) -> str:
+    """Return the era that a fitted file belongs to, or the name itself."""
+    for base in sorted(_names(), key=len, reverse=True):
+        if software.startswith(f"{base}_") and software[len(base) + 1 :] in _kernels():
+            return base
+    return software
+
+
+@cache
+def _kernels() -> frozenset[str]:
+    return frozenset(Kernels.names())
+
+
 @cache
 def _names() -> frozenset[str]:
     return frozenset(Software.names())
@@ -151,7 +164,8 @@ def _degrees(row: PublishedRow, cluster: Cluster, notes: list[str]) -> dict[str,
     if microbatch is None:
         accumulated = row.count("grad_accum")
         is_stated = accumulated is not None and batch % (dp * accumulated) == 0
-        microbatch = batch // (dp * accumulated) if accumulated and is_stated else max(1, batch // dp) if degrees["pp"] == 1 and batch // dp <= 8 else 1
+        is_whole = "mbs = gbs/dp" in row.text("notes") or (degrees["pp"] == 1 and batch // dp <= 8)
+        microbatch = batch // (dp * accumulated) if accumulated and is_stated else max(1, batch // dp) if is_whole else 1
         notes.append(f"microbatch not stated, {microbatch}")
     if batch % (dp * microbatch):
         raise UnsupportedError(f"global batch {batch} is no multiple of dp={dp} x microbatch {microbatch}")
@@ -239,7 +253,8 @@ def _recompute(row: PublishedRow, stack: Stack, notes: list[str]) -> dict[str, A
     if text and not text.startswith(("head recipe: none", "none")):
         notes.append(f"recomputation {text!r} taken for none")
     elif not text:
-        notes.append("recomputation not stated, none")
+        notes.append(f"recomputation not stated, {stack.recompute}")
+        return {"recompute": stack.recompute}
     return {}
 
 

@@ -30,6 +30,8 @@ class Stack(NamedTuple):
     """The vocabulary is padded to this times tp; 0: not padded, unless tp needs it."""
     has_vpp: bool = False
     """Whether pipelines are interleaved where the table leaves vpp blank."""
+    recompute: str = "none"
+    """What is recomputed where the table is silent."""
     split: str = "middle"
     """How layers that do not divide evenly are spread."""
 
@@ -47,10 +49,11 @@ FRAMEWORKS: tuple[tuple[str, Stack], ...] = (
     (r"megatron-bridge.*2[6-9]\.\d", Stack("megatron_bridge_2026", pp_overlap=True, tp_pieces=4, pads_vocab=128, split="ends")),
     (r"megatron-bridge", Stack("megatron_bridge_2025", pp_overlap=True, tp_pieces=4, pads_vocab=128, split="ends")),
     (r"megatron-lm 0\.1\d|te 2\.", Stack("megatron_core_2026", pads_vocab=128)),
-    (r"release 2[34]\.\d\d|nvidia.*2[34]\.\d\d|maxtext jax 2024", Stack("mlperf_2024", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
+    # Containers of 2023-24 outside MLPerf, and MaxText of the same time.
+    (r"release 2[34]\.\d\d|nvidia.*2[34]\.\d\d", Stack("mlperf_2024", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
     (r"nemo.*25\.|release 25\.|ngc.*25\.|nvidia.*25\.", Stack("nemo_2025", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
     (r"nemo|megatron-core", Stack("nemo_2024", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
-    (r"maxtext|pax", Stack("jax_2024", pp_overlap=True, pads_vocab=128)),
+    (r"maxtext|pax", Stack("jax_2024", pp_overlap=True, pads_vocab=128, recompute="full")),
 )
 """Patterns over ``framework``, the first that matches."""
 

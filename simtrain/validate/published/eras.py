@@ -1,0 +1,129 @@
+"""Which numbers are fitted for which era on which kernels, and the file that a fit becomes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from simtrain.errors import InputError, SimtrainError
+from simtrain.hardware.software import Rates
+from simtrain.validate.published.fit import PARAMETERS, Fit, Problem, chosen, errors_text
+from simtrain.validate.published.scenario import base_of, scenario_of
+from simtrain.validate.published.table import PublishedRow
+
+DATE = "2026-11-24"
+"""Of the shipped fits."""
+
+
+class Era(NamedTuple):
+    """One fit: a software era (or neighbouring ones) on one family of kernels."""
+
+    software: str
+    kernels: str
+    names: tuple[str, ...]
+    """At most eight; what an era's rows do not tell apart keeps its prior."""
+    clusters: tuple[str, ...] = ()
+    """Clusters whose cards are fitted too."""
+    most: int = 100
+    """Rows of each source that are simulated for the fit; the rest is predicted only."""
+
+
+_DENSE = ("gemm", "attention", "memory")
+
+ERAS: tuple[Era, ...] = (
+    Era("megatron_deepspeed_2023_node", "ampere", (*_DENSE, "host_op_time", "optimizer_traffic"), (), 120),
+    Era("megatron_deepspeed_2023", "ampere", (*_DENSE, "host_op_time", "collective_gap", "optimizer_traffic"), ("vtrain_a100",)),
+    Era("megatron_deepspeed_2022", "ampere", (*_DENSE, "host_op_time", "collective_gap"), ("jean_zay_a100",), 60),
+    Era("fsdp_2023", "ampere", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_a100",)),
+    Era("fsdp_2023", "hopper", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_h100",)),
+    Era("internevo_2023", "ampere", ("gemm", "memory", "overlap_slowdown", "shard_gap", "optimizer_traffic"), ("internevo_a100",)),
+    Era("nemo_2024", "hopper", ("gemm", "gemm_8bit", "attention", "memory", "host_op_time", "overlap_slowdown", "collective_gap")),
+    Era("nemo_2025", "hopper", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown")),
+    Era("torchtitan_2024", "hopper_500w", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown", "collective_gap")),
+    Era("mlperf_2024", "hopper", ("gemm_8bit", "attention", "memory", "overlap_slowdown")),
+    Era("mlperf_2025", "blackwell", ("gemm_8bit", "gemm_4bit", "attention", "memory", "overlap_slowdown", "step_overhead")),
+    Era("megatron_core_2026", "blackwell", (*_DENSE, "host_op_time", "collective_gap", "ops_per_collective", "optimizer_traffic")),
+    Era("megatron_bridge_2025", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "host_op_time"), (), 60),
+    Era("megatron_bridge_2026", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "host_op_time"), (), 90),
+    Era("megatron_bridge_2026_summer", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "host_op_time"), (), 60),
+)
+"""What ``simtrain calibrate published`` fits."""
+
+
+def era_of(software: str, kernels: str) -> Era:
+    """Return the fit of an era on a family of kernels.
+
+    Raises
+    ------
+    InputError
+        If none is set up.
+    """
+    found = next((era for era in ERAS if (era.software, era.kernels) == (software, kernels)), None)
+    if found is None:
+        known = ", ".join(f"{era.software} on {era.kernels}" for era in ERAS)
+        raise InputError(f"no fit is set up for {software} on {kernels}; there are {known}")
+    return found
+
+
+def problem_of(era: Era, rows: Sequence[PublishedRow]) -> Problem:
+    """Return the rows of a table that an era is fitted on."""
+    mine: list[PublishedRow] = []
+    for row in rows:
+        try:
+            s = scenario_of(row).scenario
+        except SimtrainError:
+            continue
+        if base_of(s.system.software.name) == era.software and s.cluster.node.accelerator.kernels.name == era.kernels:
+            mine.append(row)
+    return Problem(chosen(mine, era.most), era.kernels, era.names, era.clusters)
+
+
+def describe(fit: Fit, rows: Sequence[PublishedRow]) -> str:
+    """Return rows, errors in and out of sample, and parameters at a bound, in one line."""
+    counts = {source: sum(row.source == source for row in rows) for source in sorted({row.source for row in rows})}
+    text = f"{len(rows)} rows ({', '.join(f'{source} {count}' for source, count in counts.items())}); in sample {errors_text(fit.ratios)}"
+    text += f"; left out by configuration {errors_text(fit.by_fold)}"
+    if fit.by_source:
+        text += f"; left out by source {errors_text(fit.by_source)}"
+    intervals = ", ".join(f"{name} {low:.3g}-{high:.3g}" for name, (low, high) in zip(fit.names, fit.intervals, strict=True))
+    text += f"; 90 % intervals {intervals}; {DATE}"
+    return text + (f"; AT A BOUND, an effect is missing: {', '.join(fit.at_bound)}" if fit.at_bound else "")
+
+
+def software_file(era: Era, fit: Fit, rows: Sequence[PublishedRow]) -> dict[str, Any]:
+    """Return the file of a fitted era."""
+    values = dict(zip(fit.names, fit.values, strict=True))
+    rates = {name: _rounded(values[name]) for name in Rates.model_fields if name in values}
+    others = {name: _with_unit(name, values[name]) for name in PARAMETERS if name in values and name not in Rates.model_fields}
+    return {
+        "extends": era.software,
+        "description": f"Written by `simtrain calibrate published`: {era.software} on {era.kernels} kernels, fitted to published training",
+        "sources": sorted({f"published training runs: {row.source}" for row in rows}),
+        **others,
+        "rates": {era.kernels: rates},
+        "fit": {era.kernels: describe(fit, rows)},
+    }
+
+
+def fabrics(fit: Fit) -> dict[str, float]:
+    """Return the fitted efficiency of cards by cluster."""
+    values = dict(zip(fit.names, fit.values, strict=True))
+    return {name.partition(":")[2]: _rounded(value) for name, value in values.items() if re.match("nic_efficiency:", name)}
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of software."""
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=150), encoding="utf-8")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _with_unit(name: str, value: float) -> float | str:
+    unit = PARAMETERS[name].unit
+    return f"{value * 1e6:.3g} us" if unit == "s" else _rounded(value)
