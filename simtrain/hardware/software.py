@@ -74,6 +74,8 @@ class Software(NamedSpec):
     """Extra host time per blocking collective call. [s]"""
     keeps_stage_outputs: bool = False
     """Whether a pipeline stage keeps the activations that it has sent until their gradient comes back."""
+    vocab_gradient_bytes: float = Field(default=0.0, ge=0)
+    """Bytes per element of a temporary gradient of the vocabulary matrix, on stages that hold one."""
     fragmentation: float = Field(default=0.0, ge=0, lt=1)
     """Memory reserved by the framework's allocator beyond what is allocated, as a share of it. No value is shipped: none is measured."""
     shard_gap: Seconds = 0.0

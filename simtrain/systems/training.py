@@ -581,6 +581,8 @@ class _StageBuilder:
             "stage outputs": self._stage_outputs(index),
             CONTEXT: self.costs.software.context_memory,
         }
+        if index in (0, system.pp - 1):
+            parts["vocabulary gradient"] = self.costs.software.vocab_gradient_bytes * self.model.vocab / system.tp * self.model.hidden
         if system.zero == 3:
             parts["gathered layers"] = 2 * b * max(c.parameters / n for c, n in zip(self.chunks, self.layout.layers[self.index], strict=True))
         return {part: nbytes for part, nbytes in parts.items() if nbytes}
