@@ -448,8 +448,6 @@ class _StageBuilder:
         r.emit_collective(p, "all_gather", self.shard_axis, sum(c.parameters for c in chunks) * b, stream="dp")
         if sum(c.expert_parameters for c in chunks):
             r.emit_collective(p, "all_gather", "dp_experts", sum(c.expert_parameters for c in chunks) * b, stream="dp")
-        if self.costs.software.shard_gap and self.shards > 1:
-            p.compute("shard_gap", self.costs.software.shard_gap * self.shards, stream="host", kind=Kind.HOST)
         return p.template()
 
     # -- the program ------------------------------------------------------------------------------------
@@ -535,6 +533,8 @@ class _StageBuilder:
         p = Program("optimizer")
         self._emit_root(p, is_forward=False)
         p.compute("optimizer", self.costs.optimizer(self._local(1)))
+        if self.costs.software.shard_gap and system.zero in (1, 2) and self.shards > 1:
+            p.compute("shard_gap", self.costs.software.shard_gap * self.shards, stream="host", kind=Kind.HOST)
         if self.costs.software.step_overhead:
             p.compute("step_overhead", self.costs.software.step_overhead, stream="host", kind=Kind.HOST)
         program.append(Do(p.template()))
