@@ -60,6 +60,10 @@ class Software(NamedSpec):
     """Whether a cast to 8 bits or less reads its input once more to find the scale (current, not delayed or block scaling)."""
     has_transposed_cast: bool = True
     """Whether such a cast writes a transposed copy too."""
+    permute_passes: float = Field(default=2.0, ge=0)
+    """Times that routed rows are brought into another order and back: by rank, and again by local expert unless the exchange does it."""
+    hidden_exchange: float = Field(default=0.0, ge=0, le=1)
+    """Share of the exchange of routed rows that other microbatches' work hides."""
     gradient_bytes: float = Field(default=4.0, gt=0)
     """Bytes per element of the gradient that is accumulated and reduced."""
     optimizer_traffic: float = Field(default=45.0, ge=0)

@@ -73,18 +73,16 @@ class MegatronMoE(MegatronLM):
             r.norm(own, m.hidden)
         r.matmul(own, m.hidden, x.experts, "router", is_16bit=True)
         with r.region("experts", saves=own * m.hidden * r.costs.dtype_bytes):
-            rows = own * x.top_k
-            r.permute(rows, m.hidden)
+            rows, local = own * x.top_k, x.experts // self.ep
+            moved = rows * self.software.permute_passes / 2  # half of the passes on the way in, half on the way out
+            r.permute(moved, m.hidden)
             self.exchange(r, m, own, x.top_k)
-            local = x.experts // self.ep
-            r.permute(rows, m.hidden, "permute_local")
             r.grouped_matmul(rows / local, m.hidden, x.expert_ffn * (m.mlp_matrices - 1), local, "experts_fc1")
             with r.region("activation", saves=rows * x.expert_ffn * (m.mlp_matrices - 1) * r.costs.dtype_bytes):
                 r.activation(rows, x.expert_ffn, m.mlp)
             r.grouped_matmul(rows / local, x.expert_ffn, m.hidden, local, "experts_fc2")
-            r.permute(rows, m.hidden, "unpermute_local")
             self.exchange(r, m, own, x.top_k)
-            r.permute(rows, m.hidden, "unpermute")
+            r.permute(moved, m.hidden, "unpermute")
         if x.shared_experts:
             width = x.shared_experts * x.expert_ffn
             self.column(r, m, b, width // self.tp * (m.mlp_matrices - 1), "shared_fc1")
@@ -93,9 +91,10 @@ class MegatronMoE(MegatronLM):
         r.bias_dropout_add(own, m.hidden, m.dropout)
 
     def exchange(self, r: Recorder, m: Transformer, tokens: float, top_k: int) -> None:
-        """Record one all-to-all of routed rows; with deduplication a row per node and token crosses between nodes."""
+        """Record one all-to-all of routed rows, as much of it as nothing hides; with deduplication a row per node and token crosses between nodes."""
         copies = float(top_k)
         if self.deduplicates:
             nodes = r.costs.span(tuple(r.mesh.group("ep", r.coordinates))).nodes
             copies = top_k if nodes == 1 else nodes * (1 - (1 - 1 / nodes) ** top_k)
-        r.all_to_all("ep", tokens * copies * m.hidden * r.costs.dtype_bytes)
+        exposed = 1 - self.software.hidden_exchange
+        r.all_to_all("ep", tokens * copies * m.hidden * r.costs.dtype_bytes * exposed)

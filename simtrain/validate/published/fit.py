@@ -59,6 +59,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("host_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("ops_per_collective", "1", 0.1, 30.0, 1.0),
         Parameter("ops_per_expert_block", "1", 1.0, 300.0, 1.0),
+        Parameter("hidden_exchange", "1", 0.01, 1.0, 0.7),
         Parameter("collective_gap", "s", 1e-7, 5e-4, 1.0),
         Parameter("overlap_slowdown", "1", 0.005, 0.6, 0.7),
         Parameter("optimizer_traffic", "B", 10.0, 200.0, 0.5),

@@ -179,8 +179,12 @@ def _dtype(row: PublishedRow, notes: list[str]) -> str:
         return "bf16"
     if re.search(r"(nvfp4|fp4)", precision):
         if "not stated" in precision:
-            notes.append("precision not stated, nvfp4")
+            notes.append("precision not stated and no fp4 in the name of its configuration, fp8")
+            return "fp8"
         return "nvfp4" if "blackwell" not in precision or re.match(r"(gb|b)[23]00", row.text("gpu").lower()) else "fp8"
+    if "rowwise" in precision:
+        notes.append("fp8 scaled by rows gains nothing over bf16, run as bf16")
+        return "bf16"
     if re.search(r"fp8|float8|mxfp8", precision):
         return "fp8"
     if "fp16" in precision and "bf16" not in precision:
