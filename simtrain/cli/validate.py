@@ -58,15 +58,16 @@ def _kernels(table: Path, as_json: Path | None, plot: Path | None) -> None:
 def _published(table: Path, as_json: Path | None, plot: Path | None) -> None:
     from simtrain.report.published import plot_published, print_published
     from simtrain.validate.published.evaluate import predict_all
+    from simtrain.validate.published.interval import add_intervals, coverage
     from simtrain.validate.published.score import equal_sources, row_table, source_table
     from simtrain.validate.published.table import read_published
 
     rows = read_published(table)
     if not rows:
         raise InputError(f"{table}: holds no row")
-    lines = row_table(predict_all(rows, workers=min(2, os.cpu_count() or 1)))
+    lines = add_intervals(row_table(predict_all(rows, workers=min(2, os.cpu_count() or 1))), rows)
     sources = source_table(lines)
-    print_published(lines, sources, equal_sources(lines))
+    print_published(lines, sources, equal_sources(lines), coverage(lines))
     record = {"rows": json.loads(str(lines.to_json(orient="records"))), "sources": json.loads(str(sources.to_json(orient="records")))}
     files = [(as_json, lambda path: Path(path).write_text(json.dumps(record, indent=1), encoding="utf-8") and None)] if as_json else []
     pictures = [(plot, lambda path: plot_published(lines, path))] if plot and lines["predicted"].notna().any() else []

@@ -16,8 +16,8 @@ _SHOWN = 12
 _REST = "#9AA3AE"
 
 
-def print_published(rows: pd.DataFrame, sources: pd.DataFrame, overall: dict[str, float]) -> None:
-    """Print errors by source, all sources weighted equally, and why rows are unsupported."""
+def print_published(rows: pd.DataFrame, sources: pd.DataFrame, overall: dict[str, float], coverage: float) -> None:
+    """Print errors by source, all sources weighted equally, how many measurements lie in their intervals, and why rows are unsupported."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -34,6 +34,8 @@ def print_published(rows: pd.DataFrame, sources: pd.DataFrame, overall: dict[str
     console.print(table)
     if overall:
         console.print(f"sources weighted equally: median {overall['median']:.1%}, p90 {overall['p90']:.1%}")
+    if not math.isnan(coverage):
+        console.print(f"intervals meant to hold 80 % of the measurements hold {coverage:.0%}")
     refused: Any = rows[rows["unsupported"] != ""]
     if len(refused):
         console.print(f"{len(refused)} of {len(rows)} rows are unsupported:")

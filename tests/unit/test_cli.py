@@ -34,8 +34,8 @@ CONTRACT = {
     "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
     "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
     "explain": ["what", *COMMON[:-1], "--json"],
-    "calibrate": ["what", "--accelerator", "--table", "--out"],
-    "validate": ["what", "--table"],
+    "calibrate": ["what", "--accelerator", "--table", "--out", "--software"],
+    "validate": ["what", "--table", "--json", "--plot"],
 }
 """Scripts of users rely on these names. Adding one is a decision, taking one away breaks somebody."""
 
