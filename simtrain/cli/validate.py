@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,7 @@ def _kernels(table: Path, as_json: Path | None, plot: Path | None) -> None:
         raise InputError(f"{table}: holds no row that can be compared; give rows of gemm, attention or memory kernels of shipped accelerators")
     print_validation(frame)
     if as_json:
-        write_files([(as_json, lambda path: Path(path).write_text(str(frame.to_json(orient="records", indent=1)), encoding="utf-8") and None)])
+        write_files([(as_json, _writer(str(frame.to_json(orient="records", indent=1))))])
     missed = outside_tolerance(frame)
     if missed:
         raise ToleranceError("\n".join(missed))
@@ -65,10 +66,21 @@ def _published(table: Path, as_json: Path | None, plot: Path | None) -> None:
     rows = read_published(table)
     if not rows:
         raise InputError(f"{table}: holds no row")
-    lines = add_intervals(row_table(predict_all(rows, workers=min(2, os.cpu_count() or 1))), rows)
+    predictions = predict_all(rows, workers=min(2, os.cpu_count() or 1))
+    lines = add_intervals(row_table(predictions), rows)
     sources = source_table(lines)
     print_published(lines, sources, equal_sources(lines), coverage(lines))
     record = {"rows": json.loads(str(lines.to_json(orient="records"))), "sources": json.loads(str(sources.to_json(orient="records")))}
-    files = [(as_json, lambda path: Path(path).write_text(json.dumps(record, indent=1), encoding="utf-8") and None)] if as_json else []
-    pictures = [(plot, lambda path: plot_published(lines, path))] if plot and lines["predicted"].notna().any() else []
-    write_files([*files, *pictures])  # pyright: ignore[reportArgumentType]
+    files: list[tuple[Path, Callable[[str], None]]] = [(as_json, _writer(json.dumps(record, indent=1)))] if as_json else []
+    if plot:
+        if not any(line.step_time for line in predictions):
+            raise InputError(f"--plot {plot}: no row of {table} could be predicted")
+        files.append((plot, lambda path: plot_published(lines, path)))
+    write_files(files)
+
+
+def _writer(text: str) -> Callable[[str], None]:
+    def write(path: str) -> None:
+        Path(path).write_text(text, encoding="utf-8")
+
+    return write

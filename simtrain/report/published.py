@@ -64,7 +64,7 @@ def plot_published(rows: pd.DataFrame, path: str) -> None:
     """Draw predicted against measured step time, the error over the number of accelerators, and the errors of each source."""
     import matplotlib.pyplot as plt
 
-    known = rows.dropna(subset=["predicted", "measured"])
+    known: Any = rows.dropna(subset=["predicted", "measured"])
     order = [str(s) for s in known.groupby("source")["error"].apply(lambda e: e.abs().median()).sort_values().index]
     colours = style.system_colours(order[:_SHOWN]) | dict.fromkeys(order[_SHOWN:], _REST)
     with style.styled():
@@ -78,7 +78,7 @@ def plot_published(rows: pd.DataFrame, path: str) -> None:
         plt.close(figure)
 
 
-def _scatter(ax: Any, known: pd.DataFrame, colours: dict[str, str]) -> None:
+def _scatter(ax: Any, known: Any, colours: dict[str, str]) -> None:
     for source, group in known.groupby("source"):
         ax.scatter(group["measured"], group["predicted"], s=12, facecolors="none", edgecolors=colours[str(source)], linewidths=0.8)
     low, high = float(known["measured"].min()) * 0.8, float(known["measured"].max()) * 1.25
@@ -87,7 +87,7 @@ def _scatter(ax: Any, known: pd.DataFrame, colours: dict[str, str]) -> None:
     ax.set(xscale="log", yscale="log", xlabel="measured step time [s]", ylabel="predicted step time [s]", title="Within 10 % in the band")
 
 
-def _by_scale(ax: Any, known: pd.DataFrame, colours: dict[str, str]) -> None:
+def _by_scale(ax: Any, known: Any, colours: dict[str, str]) -> None:
     for source, group in known.groupby("source"):
         ax.scatter(group["num_gpus"], 100 * group["error"], s=12, facecolors="none", edgecolors=colours[str(source)], linewidths=0.8)
     ax.axhline(0, color=style.QUIET, linewidth=0.8)
@@ -95,7 +95,7 @@ def _by_scale(ax: Any, known: pd.DataFrame, colours: dict[str, str]) -> None:
     ax.set(xscale="log", ylim=(-limit, limit), xlabel="accelerators", ylabel="error of step time [%]", title="Error by scale")
 
 
-def _by_source(ax: Any, known: pd.DataFrame, order: list[str], colours: dict[str, str]) -> None:
+def _by_source(ax: Any, known: Any, order: list[str], colours: dict[str, str]) -> None:
     for place, source in enumerate(reversed(order)):
         errors = 100 * known.loc[known["source"] == source, "error"].to_numpy(dtype=float)
         jitter = np.linspace(-0.25, 0.25, errors.size) if errors.size > 1 else np.zeros(1)

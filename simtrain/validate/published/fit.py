@@ -241,7 +241,7 @@ def _step(residual: Array, slopes: Array, point: Array, prior: Array, limits: Se
     tightness = np.array([1 / p.spread**2 for p in limits])
     hessian = a.T @ (w[:, None] * a) + np.diag(tightness)
     gradient = a.T @ (w * r) + tightness * (point - prior)
-    return np.clip(-np.linalg.solve(hessian, gradient), -0.7, 0.7)
+    return np.clip(-np.linalg.solve(hessian, gradient), -0.7, 0.7).astype(np.float64)
 
 
 def _summary(

@@ -11,9 +11,11 @@ References
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from simtrain.validate.published.fit import FOLDS
 from simtrain.validate.published.table import PublishedRow
@@ -27,12 +29,12 @@ ENOUGH = 12
 
 def add_intervals(lines: pd.DataFrame, rows: list[PublishedRow]) -> pd.DataFrame:
     """Return the rows with ``low`` and ``high``: the interval of the measured step time. [s]"""
-    result = lines.assign(fold=[row.fold(FOLDS) for row in rows], low=np.nan, high=np.nan)
+    result: Any = lines.assign(fold=[row.fold(FOLDS) for row in rows], low=np.nan, high=np.nan)
     ratio = result["measured"] / result["predicted"]
     era = result["software"] + "/" + result["kernels"]
     for index in result.index[ratio.notna()]:
         other = ratio.notna() & (result["fold"] != result.loc[index, "fold"])
-        mine = ratio[other & (era == era[index])]
+        mine: Any = ratio[other & (era == era[index])]
         known = mine if len(mine) >= ENOUGH else ratio[other]
         if len(known) >= ENOUGH:
             low, high = bounds(known.to_numpy(dtype=float))
@@ -40,7 +42,7 @@ def add_intervals(lines: pd.DataFrame, rows: list[PublishedRow]) -> pd.DataFrame
     return result.drop(columns="fold")
 
 
-def bounds(ratios: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+def bounds(ratios: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
     """Return the bounds that hold a share ``level`` of further ratios.
 
     Examples
@@ -57,7 +59,7 @@ def bounds(ratios: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 
 def coverage(lines: pd.DataFrame) -> float:
     """Return the share of rows whose measurement lies in its interval, every source counting alike."""
-    known = lines.dropna(subset=["low", "high", "measured"])
+    known: Any = lines.dropna(subset=["low", "high", "measured"])
     if known.empty:
         return float("nan")
     inside = (known["measured"] >= known["low"]) & (known["measured"] <= known["high"])

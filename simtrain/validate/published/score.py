@@ -6,7 +6,7 @@ Throughput per accelerator is what a sweep is ordered by: it chooses the configu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,8 @@ def row_table(predictions: Iterable[Prediction]) -> pd.DataFrame:
 
 def score(rows: pd.DataFrame, error: str = "error") -> dict[str, float]:
     """Return the errors of a group of rows: median, mean, 90th percentile and worst of their size, and the mean with sign."""
-    errors = rows[error].dropna().to_numpy(dtype=float)
+    column: Any = rows[error]
+    errors = column.dropna().to_numpy(dtype=float)
     if not errors.size:
         return {"rows": 0.0}
     size = np.abs(errors)
@@ -79,7 +80,7 @@ def score(rows: pd.DataFrame, error: str = "error") -> dict[str, float]:
 def sweep_pairs(rows: pd.DataFrame) -> Pairs:
     """Count pairs inside the sweeps of some rows, by throughput per accelerator."""
     right = wrong = 0
-    known = rows.dropna(subset=["predicted", "measured"])
+    known: Any = rows.dropna(subset=["predicted", "measured"])
     for _, sweep in known.groupby("sweep"):
         work = sweep["global_batch_size"] * sweep["seq_len"] / sweep["num_gpus"]
         found = pairs_of((work / sweep["predicted"]).tolist(), (work / sweep["measured"]).tolist())
@@ -90,7 +91,8 @@ def sweep_pairs(rows: pd.DataFrame) -> Pairs:
 def source_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per source, and one for all sources weighted equally."""
     lines: list[dict[str, object]] = []
-    for source, group in rows.groupby("source"):
+    table: Any = rows
+    for source, group in table.groupby("source"):
         pairs, supported = sweep_pairs(group), group["predicted"].notna()
         line: dict[str, object] = {"source": source, "given": len(group), "supported": int(supported.sum())}
         line |= score(group) | {"pairs_right": pairs.share, "tau": pairs.tau}
@@ -102,7 +104,7 @@ def source_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def equal_sources(rows: pd.DataFrame) -> dict[str, float]:
     """Return median and 90th percentile of the errors with every source weighted equally."""
-    known = rows.dropna(subset=["error"])
+    known: Any = rows.dropna(subset=["error"])
     if known.empty:
         return {}
     size = known["error"].abs().to_numpy(dtype=float)
