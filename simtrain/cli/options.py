@@ -31,6 +31,7 @@ Workload = Annotated[str | None, typer.Option(help="Shipped name or path of a wo
 ClusterOption = Annotated[str | None, typer.Option(help="Shipped name or path of a cluster YAML.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of system, workload or cluster; repeatable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random streams.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs under this many seeds, from --seed on; means come with 95 % intervals.")]
 Fidelity = Annotated[FidelityOption, typer.Option(help="analytic: transfers on a link serialise; fair: they share it; flow: they are simulated as messages on the fabric.")]
 Engine = Annotated[EngineOption, typer.Option(help="Executor; auto takes the one that is done first. Both give the same result.")]
 Unfold = Annotated[str, typer.Option(metavar="AXES", help="Mesh axes whose ranks are all executed, such as tp,dp.")]

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from simtrain.engine.intervals import Interval, interval
 from simtrain.engine.job import Job
-from simtrain.engine.ledger import PARTS, Part, Span
+from simtrain.engine.ledger import PARTS, Loss, Part, Span
 from simtrain.hardware import Cluster
 
 
@@ -22,15 +22,15 @@ class RunRecord:
     parts: Mapping[Part, float]
     """Seconds of each part; they add up to the length of the run."""
     num_interruptions: int
-    lost: tuple[float, ...]
-    """Work lost by each interruption that lost any. [s]"""
+    losses: tuple[Loss, ...]
+    """Work that interruptions have lost."""
     spans: tuple[Span, ...]
     """What the job did, in the order of time."""
 
     @classmethod
     def of(cls, seed: int, job: Job) -> RunRecord:
         """Keep what a job that has run leaves behind."""
-        return cls(seed, job.ledger.parts(), job.num_interruptions, tuple(job.lost), tuple(job.ledger.spans))
+        return cls(seed, job.ledger.parts(), job.num_interruptions, tuple(job.losses), tuple(job.ledger.spans))
 
     @property
     def duration(self) -> float:
@@ -53,6 +53,8 @@ class Goodput:
     tokens_per_step: float
     checkpoint_interval: float
     """Work between saves to storage. [s]"""
+    degraded_speed: float
+    """Speed of the job while a node of its middle is missing; 0: it waits."""
     memory: dict[str, float]
     """Peak bytes by part on the fullest accelerator. [B]"""
     notes: list[str]
@@ -91,6 +93,7 @@ class Goodput:
             **(ends if len(self.records) > 1 else {}),
             "mean_lost_work": fmean(self.values("mean_lost_work")),
             "checkpoint_interval": self.checkpoint_interval,
+            "degraded_speed": self.degraded_speed,
             "step_time": duration / steps,
             **{f"time.{part}": fmean(record.parts[part] for record in self.records) / steps for part in PARTS},
             "tokens_per_s": self.tokens_per_step * steps / duration,

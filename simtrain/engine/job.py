@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import simpy
 
 from simtrain.engine.failures import Failure
-from simtrain.engine.ledger import Ledger, Part, Trained
+from simtrain.engine.ledger import Ledger, Loss, Part, Trained
 from simtrain.engine.save_path import Position, SavePath, Saving
 from simtrain.graph.grid import to_run_grid
 from simtrain.hardware.failure import Slowdown
@@ -110,15 +110,15 @@ class Job:
         Places of the job without a node.
     num_interruptions
         Failures that stopped the job, those during a recovery included.
-    lost
-        Work lost by each interruption that lost any. [s]
+    losses
+        Work that interruptions have lost.
     """
 
     def __init__(self, setup: JobSetup, recovery: Recovery, failures: Iterable[Failure]) -> None:
         self.setup, self.recovery = setup, recovery
         self.ledger = Ledger()
         self.num_interruptions = 0
-        self.lost: list[float] = []
+        self.losses: list[Loss] = []
         self.missing: set[int] = set()
         self._slow: dict[int, Failure] = {}
         self._node_at = list(range(setup.num_nodes))
@@ -132,7 +132,7 @@ class Job:
         self._stored = [_Save(0, 0.0, Trained())]
         self._mirrored: _Save | None = None
         self._unrestored: set[int] = set()
-        self._has_new_nodes = False
+        self._new_nodes: list[int] = []
         self._loads_from_memory = False
         self._env = simpy.Environment()
         self._arrival = self._env.event()
@@ -150,9 +150,24 @@ class Job:
         return float(self._env.now)
 
     @property
-    def slow(self) -> list[Slowdown]:
-        """What slows the job down now."""
-        return [failure.slowdown for failure in self._slow.values() if failure.slowdown is not None]
+    def slow(self) -> list[tuple[int, Slowdown]]:
+        """Places that are slow now, and how."""
+        return [
+            (self._place_of[node], failure.slowdown)
+            for failure in self._slow.values()
+            for node in failure.nodes
+            if failure.slowdown is not None and node in self._place_of
+        ]
+
+    @property
+    def can_train(self) -> bool:
+        """Whether what it has now makes a job."""
+        return self.recovery.speed(self) > 0
+
+    @property
+    def restored_from_memory(self) -> bool:
+        """Whether the last interruption went back to a save in memory, so that nothing has to be read from storage."""
+        return self._loads_from_memory
 
     # -- verbs of recoveries --------------------------------------------------------------------------------
 
@@ -173,7 +188,7 @@ class Job:
             node = heapq.heappop(self._spares)
             self._node_at[place], self._place_of[node] = node, place
             self.missing.discard(place)
-        self._has_new_nodes |= count > 0
+            self._new_nodes.append(node)
         return count
 
     def wait_for_nodes(self) -> Events:
@@ -185,10 +200,19 @@ class Job:
             self._book()
             self.take_spares()
 
+    def start_aside(self, failure: Failure) -> None:
+        """Start processes on nodes that a failure has struck or that are new to the job, while the others train: their places stay empty until then."""
+        nodes = [node for node in failure.nodes if node in self._place_of]
+        for batch, kind in ((nodes, "same"), ([node for node in self._new_nodes if node in self._place_of and node not in nodes], "spare")):
+            for node in batch:
+                self._take(node)
+            if batch:
+                self._env.process(self._repair(batch, to_run_grid(self.setup.restart[kind])))
+
     def restart(self) -> Events:
         """Start the processes again and load the last save."""
         load = self.setup.memory_load if self._loads_from_memory else self.setup.storage_load
-        yield from self.spend("restart", self.setup.restart["spare" if self._has_new_nodes else "same"] + load)
+        yield from self.spend("restart", self.setup.restart["spare" if self._new_nodes else "same"] + load)
 
     # -- the job's own life ---------------------------------------------------------------------------------
 
@@ -215,7 +239,7 @@ class Job:
 
     def _train(self) -> Events:
         self._unrestored.clear()
-        self._has_new_nodes = False
+        self._new_nodes.clear()
         path = SavePath(self.setup.saving, self.recovery.speed(self))
         self._segment = _Segment(self.now, path, path.time_at(self._position))
         yield self._env.event()  # which never comes: only interrupts end it
@@ -280,7 +304,7 @@ class Job:
             best = self._mirrored
         lost = self.ledger.roll_back(best.trained)
         if lost:
-            self.lost.append(lost)
+            self.losses.append(Loss(self.now, lost, self._cause))
         self._position = Position(best.number * self.setup.saving.interval, 0.0, best.number)
 
     # -- what happens to it ---------------------------------------------------------------------------------
@@ -329,14 +353,14 @@ class Job:
 
     def _slow_down(self, number: int, failure: Failure) -> None:
         """Slow the job while it holds a slow node, until that recovers or is replaced."""
-        if any(node in self._place_of for node in failure.nodes) or not failure.nodes:
+        if any(node in self._place_of for node in failure.nodes):
             self._slow[number] = failure
             self._env.process(self._speed_up(number, failure))
             if self._segment is not None:
                 self._process.interrupt()
 
     def _speed_up(self, number: int, failure: Failure) -> Events:
-        is_isolated = self.setup.isolate_slow and len(failure.nodes) > 0 and failure.detection < failure.away
+        is_isolated = self.setup.isolate_slow and failure.detection < failure.away
         yield self._env.timeout(failure.detection if is_isolated else failure.away)
         if self._slow.pop(number, None) is None:
             return

@@ -39,6 +39,14 @@ class Span(NamedTuple):
     """Failure that led to it; empty for training."""
 
 
+class Loss(NamedTuple):
+    """Work that an interruption has lost."""
+
+    time: float
+    seconds: float
+    cause: str
+
+
 class Ledger:
     """Books the time since the last entry under what the job has been doing; nothing is booked twice or left out."""
 

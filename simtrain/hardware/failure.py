@@ -132,6 +132,9 @@ class FailureModel(NamedSpec):
         for name, cause in self.causes.items():
             if cause.per in ("rack", "switch", "power_domain") and cause.per not in self.group_nodes:
                 raise ValueError(f"causes.{name} strikes a {cause.per}; say how many nodes that has, 'group_nodes: {{{cause.per}: 4}}'")
+        for name, cause in self.causes.items():
+            if cause.slowdown is not None and cause.per == "cluster":
+                raise ValueError(f"causes.{name} slows a cluster; say which nodes: per: node, or a group of them")
         if any(count < 1 for count in self.group_nodes.values()):
             raise ValueError("group_nodes: a group has at least 1 node")
         return self
