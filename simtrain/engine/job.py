@@ -7,7 +7,7 @@ The simulation has events for failures, repairs and recoveries only. Between the
 
 from __future__ import annotations
 
-import heapq
+from bisect import insort
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -185,7 +185,7 @@ class Job:
         """Put spares that are there into places without a node, and return how many."""
         count = min(len(self.missing), len(self._spares))
         for place in sorted(self.missing)[:count]:
-            node = heapq.heappop(self._spares)
+            node = self._spares.pop(0)
             self._node_at[place], self._place_of[node] = node, place
             self.missing.discard(place)
             self._new_nodes.append(node)
@@ -219,14 +219,16 @@ class Job:
     def _live(self) -> Events:
         """Train until something happens, deal with it, train again."""
         pending: Failure | None = None
-        is_growing = False
         while True:
             try:
                 if pending is not None:
                     yield from self.recovery.recover(self, pending)
-                elif is_growing:
+                    pending = None
+                is_growing = True
+                while is_growing and self.missing and self._spares:  # come free while the job trained, recovered, or took in others
+                    count = len(self.missing)
                     yield from self.recovery.rejoin(self)
-                pending, is_growing = None, False
+                    is_growing = len(self.missing) < count
                 yield from self._train()
             except simpy.Interrupt as interrupt:
                 self._close()
@@ -234,8 +236,6 @@ class Job:
                     pending = interrupt.cause
                     self._cause = pending.cause
                     self._roll_back()
-                else:
-                    is_growing = bool(self.missing and self._spares)
 
     def _train(self) -> Events:
         self._unrestored.clear()
@@ -334,7 +334,6 @@ class Job:
         place = self._place_of.pop(node, None)
         if place is None:
             self._spares.remove(node)
-            heapq.heapify(self._spares)
         else:
             self.missing.add(place)
         self._away.add(node)
@@ -345,7 +344,7 @@ class Job:
         yield self._env.timeout(seconds)
         for node in nodes:
             self._away.discard(node)
-            heapq.heappush(self._spares, node)
+            insort(self._spares, node)
         arrival, self._arrival = self._arrival, self._env.event()
         arrival.succeed()
         if self._segment is not None and self.missing:

@@ -89,7 +89,8 @@ def expected_ettr(interval: float, stall: float, mtbf: float, restart: float) ->
 def rsc_ettr(interval: float, stall: float, mtbf: float, restart: float) -> float:
     """Return the approximation ``(1 - (u0 + dt / 2) / M) / (1 + w / dt)`` of [3]_: for small losses, nothing waited for, no time to notice.
 
-    It counts at most one failure per interval, so it falls below :func:`expected_ettr` as losses grow, and below 0 where they exceed the mtbf.
+    Where saves cost nothing it lies below :func:`expected_ettr`, as it counts at most one failure per interval: by less than 0.01 for losses up to a
+    tenth, by 0.04 for losses of a third, and it is negative where a restart and half an interval take longer than the mtbf.
     """
     return (1 - (restart + interval / 2) / mtbf) / (1 + stall / interval)
 
