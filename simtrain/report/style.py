@@ -31,12 +31,12 @@ _BASELINE = "#9AA3AE"
 SYSTEMS: dict[str, str] = {
     "dense/megatron_lm": _BASELINE,
     "dense/megascale": _MUTED[0],
-    "resilience/synchronous_restart": _BASELINE,
-    "resilience/llama3": _MUTED[0],
-    "resilience/byterobust": _MUTED[5],
+    "resilience/synchronous_restart": "#5F6B7A",
+    "resilience/llama3": _MUTED[9],
+    "resilience/byterobust": _MUTED[4],
     "resilience/torchft": _MUTED[7],
-    "resilience/recycle": _MUTED[2],
-    "resilience/elaswave": _MUTED[1],
+    "resilience/recycle": _MUTED[8],
+    "resilience/elaswave": _MUTED[6],
     "long_context/ring_self_attention": _MUTED[3],
     "long_context/ulysses": _MUTED[1],
 }
