@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from simtrain.engine.execute import Execution, execute
-from simtrain.engine.replay import Fidelity
+from simtrain.engine.executors import Engine, StepFidelity
 from simtrain.errors import InputError
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
@@ -25,14 +25,15 @@ class Steps:
     ----------
     system, workload, cluster
         The whole and healthy job.
-    fidelity
+    fidelity, engine
         Of the replays.
     """
 
     system: TransformerTraining
     workload: Pretraining
     cluster: Cluster
-    fidelity: Fidelity = "fair"
+    fidelity: StepFidelity = "fair"
+    engine: Engine = "auto"
     _rates: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
 
     def __post_init__(self) -> None:
@@ -112,4 +113,4 @@ class Steps:
         return self.step_time / self._execute(replace(step, classes=classes), self.cluster).trace.makespan
 
     def _execute(self, step: Step, cluster: Cluster) -> Execution:
-        return execute(step, cluster, fidelity=self.fidelity, slowdown=self.system.software.overlap_slowdown)
+        return execute(step, cluster, fidelity=self.fidelity, engine=self.engine, slowdown=self.system.software.overlap_slowdown)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
+from simtrain.engine.executors import Engine, StepFidelity
 from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import Goodput, RunRecord
 from simtrain.engine.job import Events, Job, JobSetup
@@ -88,7 +89,7 @@ class TrainingRun(TransformerTraining):
     def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Goodput:
         """Run the job under each seed; see :meth:`simtrain.systems.base.System.simulate`."""
         model = self.failures_of(cluster)
-        steps = Steps(self, workload, cluster, "analytic" if options.fidelity == "analytic" else "fair")
+        steps = Steps(self, workload, cluster, cast("StepFidelity", options.fidelity), cast("Engine", options.engine))
         setup = self.job_setup(steps, model)
         seeds = range(options.seed, options.seed + options.seeds)
         records = [RunRecord.of(seed, self.live(steps, setup, self.draw(cluster, seed))) for seed in seeds]
