@@ -16,15 +16,18 @@ from simtrain.units import UNITS
 _TITLES = {
     "step_time": "step time", "tokens_per_s": "throughput", "tokens_per_s_per_gpu": "throughput per GPU", "tflops_per_gpu": "FLOP/s per GPU", "mfu": "MFU",
     "mfu_causal": "MFU, causal", "hfu": "HFU", "bubble_fraction": "bubble", "exposed_comm": "exposed comm.", "peak_memory": "peak memory", "num_gpus": "GPUs",
-    "usd_per_step": "price of a step", "compute": "compute", "speedup": "speed-up",
+    "usd_per_step": "price of a step", "compute": "compute", "speedup": "speed-up", "ettr": "ETTR", "mean_lost_work": "work lost per interruption",
+    "checkpoint_interval": "work between saves", "degraded_speed": "speed without a node",
 }  # fmt: skip
 CATEGORY_NAMES = {
     "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
-    "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle",
+    "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle", "productive": "productive",
+    "checkpoint": "checkpoint stalls", "degraded": "degraded", "lost_work": "lost work", "detection": "detection", "restart": "restart",
+    "waiting": "waiting for nodes",
 }  # fmt: skip
 """Names of what a rank does, see :data:`simtrain.engine.categories.CATEGORIES`; ``compute`` is all of it together."""
 
-_PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction"}
+_PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction", "ettr", "degraded_speed"}
 
 
 class Scale(NamedTuple):
@@ -71,7 +74,7 @@ def scale(metric: str, values: Iterable[float]) -> Scale:
     ('6.34 s', '55.2 %', '18.00 GB')
     """
     largest = max((abs(v) for v in values), default=0.0)
-    if metric in _PERCENT:
+    if metric.partition(".")[0] in _PERCENT:
         return Scale(0.01, "%", 1)
     unit = unit_of(metric)
     if metric == "num_gpus":

@@ -17,10 +17,10 @@ from typing import TextIO
 
 import numpy as np
 
+from simtrain.engine.categories import CATEGORIES
 from simtrain.engine.execute import Execution
 from simtrain.graph.graph import Floats, Ints
 from simtrain.graph.template import Kind, Op
-from simtrain.engine.categories import CATEGORIES
 from simtrain.report.timeline import Timeline, expand, rank_label, weights
 
 _BATCH = 8192

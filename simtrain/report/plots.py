@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
+from simtrain.engine.categories import COMPUTE
 from simtrain.engine.execute import Execution
+from simtrain.engine.goodput import Goodput
 from simtrain.errors import UnsupportedError
 from simtrain.report import style
 from simtrain.report.labels import (
@@ -28,7 +30,6 @@ from simtrain.report.labels import (
     system_titles,
     tell_apart,
 )  # fmt: skip
-from simtrain.engine.categories import CATEGORIES, COMPUTE
 from simtrain.report.timeline import budget, expand
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
@@ -92,6 +93,13 @@ def _step(_: Execution, result: Result) -> Figure:
     from simtrain.report.step_plot import draw_result
 
     return draw_result(result)
+
+
+@draw_outcome.register(Goodput)
+def _run(_: Goodput, result: Result) -> Figure:
+    from simtrain.report.goodput_plot import draw_goodput
+
+    return draw_goodput(result)
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ def _breakdown_panel(ax: Axes, grid: _Grid) -> int:
             seconds.text(row.result.metrics["step_time"]), (x, heights[case, system]), (0, 3), textcoords="offset points", ha="center", va="bottom",
             fontsize=7.5, color=style.QUIET,
         )  # fmt: skip
-    return style.legend(ax, [style.patch(style.CATEGORIES[c], CATEGORY_NAMES[c]) for c in ("compute", *CATEGORIES) if c in used])
+    return style.legend(ax, [style.patch(style.CATEGORIES[c], CATEGORY_NAMES[c]) for c in CATEGORY_NAMES if c in used])
 
 
 def _references(grid: _Grid) -> dict[str, float]:

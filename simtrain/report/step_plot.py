@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simtrain.engine.categories import CATEGORIES
 from simtrain.engine.metrics import AXES
 from simtrain.graph.graph import Floats, Graph
 from simtrain.graph.step import Do
 from simtrain.graph.template import Kind
 from simtrain.report import style
 from simtrain.report.labels import CATEGORY_NAMES, Scale, degrees, metric_title, scale, system_title
-from simtrain.engine.categories import CATEGORIES
 from simtrain.report.timeline import Timeline, activity, budget, expand, rank_label, weights
 from simtrain.study.result import Result
 

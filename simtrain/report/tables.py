@@ -166,9 +166,15 @@ def _metrics_table(result: Result) -> Table:
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     for metric, value in result.metrics.items():
-        if not metric.startswith(("exposed_comm", "bubble", "compute", "time.")):
-            table.add_row(metric_title(metric), scale(metric, [value]).text(value))
+        if not metric.startswith(("exposed_comm", "bubble", "compute", "time.")) and not metric.endswith((".low", ".high")):
+            table.add_row(metric_title(metric), _with_interval(metric, value, result.metrics))
     return table
+
+
+def _with_interval(metric: str, value: float, metrics: Mapping[str, float]) -> str:
+    """Write a metric, and between which values its mean lies with 95 % confidence where runs under several seeds tell."""
+    unit, ends = scale(metric, [value]), [metrics.get(f"{metric}.{end}") for end in ("low", "high")]
+    return " ".join([unit.text(value), *(f"({unit.number(low)} to {unit.number(high)})" for low, high in [ends] if low is not None and high is not None)])
 
 
 def _time_table(result: Result) -> Table:

@@ -97,6 +97,7 @@ def compare(
     fidelity: str = "fair",
     engine: str = "auto",
     seed: int = 0,
+    seeds: int = 1,
     group: str = "",
     progress: Progress | None = None,
 ) -> Comparison:
@@ -110,7 +111,7 @@ def compare(
         One set-up for all. Without both, the set-ups that the first system's paper publishes.
     settings
         Dotted keys applied to every run.
-    fidelity, engine, seed
+    fidelity, engine, seed, seeds
         As in :func:`simtrain.run`.
     group
         Part of the paper whose set-ups are taken; the first by default.
@@ -127,7 +128,7 @@ def compare(
     if len(classes) == 1 and classes[0].baseline is not None:
         classes = [classes[0].baseline, classes[0]]
     cases = _cases(classes, workload, cluster, group)
-    options = {"fidelity": fidelity, "engine": engine, "seed": seed}
+    options = {"fidelity": fidelity, "engine": engine, "seed": seed, "seeds": seeds}
     rows: list[Row] = []
     for case in cases:
         for cls in classes:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 UNITS = {
     "step_time": "s", "tokens_per_s": "tokens/s", "tokens_per_s_per_gpu": "tokens/s", "tflops_per_gpu": "TFLOP/s", "mfu": "1", "mfu_causal": "1",
     "hfu": "1", "bubble_fraction": "1", "compute": "s", "exposed_comm": "s", "peak_memory": "B", "num_gpus": "1", "usd_per_step": "USD",
+    "time": "s", "ettr": "1", "interruptions": "1", "mean_lost_work": "s", "checkpoint_interval": "s", "degraded_speed": "1",
 }  # fmt: skip
 """Unit of each metric; metrics by axis or part carry their family's unit."""
 

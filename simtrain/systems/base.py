@@ -22,6 +22,8 @@ class Options:
     engine: str = "auto"
     unfold: tuple[str, ...] = ()
     seed: int = 0
+    seeds: int = 1
+    """Runs under this many seeds, from ``seed`` on."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class System(Spec):
     """Parameters of a small run on 32 accelerators, for the checks."""
     example_workload: ClassVar[str] = "gpt_tiny"
     """Workload of that run."""
+    example_cluster: ClassVar[str] = "dgx_a100_40gb_ib"
+    """Cluster of that run, cut to 4 nodes."""
 
     software: Software = Field(default="megatron_2023", validate_default=True)  # pyright: ignore[reportAssignmentType]
     """Training stack that runs it; a name from ``hardware/software``."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, cast
 
-from simtrain.engine.execute import Execution, execute
+from simtrain.engine.execute import execute
 from simtrain.engine.executors import ENGINES, Engine, StepFidelity
+from simtrain.engine.outcome import Outcome
 from simtrain.errors import UnsupportedError
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
@@ -31,7 +32,7 @@ class StepSystem(System):
         """
         raise NotImplementedError
 
-    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Execution:
+    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Outcome:
         """Replay one step; see :meth:`System.simulate`."""
         fidelity = cast("StepFidelity", options.fidelity)
         if cluster.degradations and fidelity != "flow":

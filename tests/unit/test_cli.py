@@ -26,7 +26,7 @@ from simtrain.workload import Pretraining
 SET_UP = ("--workload", "gpt_tiny", "--cluster", "dgx_a100_40gb_ib")
 SMALL = ("run", "dense/megatron_lm", *SET_UP, "--set", "cluster.num_nodes=1", "--set", "tp=2")
 
-COMMON = ["--workload", "--cluster", "--set", "--seed", "--fidelity", "--engine"]
+COMMON = ["--workload", "--cluster", "--set", "--seed", "--seeds", "--fidelity", "--engine"]
 CONTRACT = {
     "list": ["kind", "--json"],
     "run": ["system", *COMMON, "--unfold", "--trace", "--plot", "--json"],

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import simtrain
-
 from simtrain.errors import InfeasibleError, InputError
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer

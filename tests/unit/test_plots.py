@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pytest
 
+from simtrain.engine.categories import CATEGORIES
 from simtrain.engine.execute import execute
 from simtrain.errors import InputError
 from simtrain.graph.mesh import Mesh
@@ -18,7 +19,6 @@ from simtrain.hardware import Cluster
 from simtrain.report import style
 from simtrain.report.plots import draw_comparison, plot_comparison, plot_result
 from simtrain.report.step_plot import _fill, draw_result
-from simtrain.engine.categories import CATEGORIES
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 from simtrain.study.settings import Scenario

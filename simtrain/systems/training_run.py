@@ -1,0 +1,210 @@
+"""Training over weeks: steps, saves, failures and recoveries. What every system that deals with failures shares.
+
+A system states what happens on a failure as a generator over the verbs of :class:`simtrain.engine.job.Job`, and how its steps are scheduled by
+deriving from a system of that kind as well: ``class Mine(TrainingRun, MegatronLM)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import Field
+
+from simtrain.engine.executors import Engine, StepFidelity
+from simtrain.engine.failures import Failure, draw_failures
+from simtrain.engine.goodput import Goodput, RunRecord
+from simtrain.engine.job import Events, Job, JobSetup
+from simtrain.engine.save_path import Saving
+from simtrain.errors import InputError
+from simtrain.hardware import Cluster, FailureModel
+from simtrain.hardware.failure import Spare
+from simtrain.policy.checkpointing import interval_of, whole_steps
+from simtrain.policy.recovery import copies_survive
+from simtrain.systems.base import Options
+from simtrain.systems.degraded_step import Steps
+from simtrain.systems.training import TransformerTraining
+from simtrain.units import Seconds
+from simtrain.workload import Pretraining
+
+
+class TrainingRun(TransformerTraining):
+    """Parameters of runs with failures, and the simulation over seeds."""
+
+    heeds: ClassVar[tuple[str, ...]] = ("fidelity", "seed", "seeds")
+    example: ClassVar[Mapping[str, Any]] = {"tp": 4, "pp": 2, "duration": 2000 * 86400.0, "num_spares": 1, "checkpoint_interval": 3600.0}
+    example_cluster: ClassVar[str] = "llama3_h100"
+
+    duration: Seconds = Field(default=54 * 86400.0, gt=0)
+    """Length of the run, by the clock on the wall. [s]"""
+    num_spares: int = Field(default=0, ge=0)
+    """Nodes beside those of the cluster that stand by and take the place of lost ones."""
+    spare: Spare = "warm"
+    """cold: has to be provisioned first; warm: booted and checked; hot: processes already run on it."""
+    checkpoint_policy: Literal["fixed", "young", "daly_first_order", "daly"] = "fixed"
+    """How the interval between saves to storage is chosen, see :mod:`simtrain.policy.checkpointing`."""
+    checkpoint_interval: Seconds = Field(default=1800.0, gt=0)
+    """Work between saves under the fixed policy, rounded to whole steps. [s]"""
+    is_checkpoint_asynchronous: bool = False
+    """Hold training up only while states are copied to the host; they reach storage behind it."""
+    checkpoint_stall: Seconds | None = Field(default=None, ge=0)
+    """What one save holds training up; by default what copying to the host, or writing to the cluster's storage, takes. [s]"""
+    checkpoint_persist: Seconds | None = Field(default=None, ge=0)
+    """From the end of the stall of an asynchronous save until it can be read; by default what writing to the cluster's storage takes. [s]"""
+    checkpoint_load: Seconds | None = Field(default=None, ge=0)
+    """Reading a save back; by default what reading from the cluster's storage takes. [s]"""
+    bytes_per_parameter: float = Field(default=12.0, gt=0)
+    """Saved: weights and two moments in fp32. [B]"""
+    memory_steps: int = Field(default=0, ge=0)
+    """Steps between saves into the memory of other nodes; 0: none."""
+    memory_copies: int = Field(default=2, ge=1)
+    """Nodes that hold each state, its own included."""
+    memory_stall: Seconds | None = Field(default=None, ge=0)
+    """What a save into memory holds training up; by default what copying to the host takes. [s]"""
+    is_slow_node_replaced: bool = False
+    """Treat a slow node as a failed one as soon as it is noticed."""
+
+    # -- what a system states ---------------------------------------------------------------------------
+
+    def recover(self, job: Job, failure: Failure) -> Events:
+        """Bring the job from an interruption to where it can train; its work since the last save is gone already."""
+        raise NotImplementedError
+
+    def rejoin(self, job: Job) -> Events:
+        """Take in nodes that have come free while the job trains without some of its own."""
+        job.take_spares()
+        yield from job.restart()
+
+    def speed_without(self, steps: Steps, missing: Collection[int]) -> float:
+        """Return the speed with some places empty over that of the whole job; 0: it cannot train."""
+        return 0.0 if missing else 1.0
+
+    def memory_survives(self, steps: Steps, lost: Collection[int]) -> bool:
+        """Whether states saved in memory survive the loss of some places at once."""
+        return copies_survive(lost, steps.cluster.num_nodes, self.memory_copies)
+
+    # -- the simulation ---------------------------------------------------------------------------------
+
+    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Goodput:
+        """Run the job under each seed; see :meth:`simtrain.systems.base.System.simulate`."""
+        model = self.failures_of(cluster)
+        steps = Steps(self, workload, cluster, cast("StepFidelity", options.fidelity), cast("Engine", options.engine))
+        setup = self.job_setup(steps, model)
+        seeds = range(options.seed, options.seed + options.seeds)
+        records = [RunRecord.of(seed, self.live(steps, setup, self.draw(cluster, seed))) for seed in seeds]
+        without_a_node = self.speed_without(steps, [cluster.num_nodes // 2])
+        return Goodput(records, steps.step_time, workload.tokens_per_step, setup.saving.storage_interval, without_a_node, steps.healthy.memory, NOTES)
+
+    def draw(self, cluster: Cluster, seed: int) -> list[Failure]:
+        """Return all that happens to the nodes of the job and to its spares under a seed."""
+        model, nodes = self.failures_of(cluster), cluster.num_nodes
+        return draw_failures(model, nodes + self.num_spares, cluster.node.num_accelerators, self.duration, seed, job_nodes=nodes)
+
+    def live(self, steps: Steps, setup: JobSetup, failures: Iterable[Failure]) -> Job:
+        """Return the job after its run."""
+        job = Job(setup, _Bound(self, steps), failures)
+        job.run()
+        return job
+
+    def job_setup(self, steps: Steps, model: FailureModel) -> JobSetup:
+        """Return what the job has and what its recoveries cost."""
+        cluster, survives = steps.cluster, self.memory_survives
+        return JobSetup(
+            duration=self.duration,
+            num_nodes=cluster.num_nodes,
+            num_spares=self.num_spares,
+            saving=self.saving(steps, model),
+            restart={"same": model.restart_time("warm"), "spare": model.restart_time(self.spare)},
+            storage_load=self._storage_time(steps, "read") if self.checkpoint_load is None else self.checkpoint_load,
+            memory_load=self._host_time(steps) if self.memory_steps else 0.0,
+            isolate_slow=self.is_slow_node_replaced,
+            memory_survives=(lambda lost: survives(steps, lost)) if self.memory_steps else None,
+        )
+
+    def saving(self, steps: Steps, model: FailureModel) -> Saving:
+        """Return what is saved, how often, and what it costs; intervals are whole steps."""
+        persist, stall = 0.0, self.checkpoint_stall
+        if self.is_checkpoint_asynchronous:
+            persist = self._storage_time(steps, "write") if self.checkpoint_persist is None else self.checkpoint_persist
+        elif self.checkpoint_persist is not None:
+            raise InputError("checkpoint_persist: only an asynchronous save is persisted behind training; set is_checkpoint_asynchronous=true or leave it out")
+        if stall is None:
+            stall = self._host_time(steps) if self.is_checkpoint_asynchronous else self._storage_time(steps, "write")
+        interval = self.checkpoint_interval
+        if self.checkpoint_policy != "fixed":
+            interval = interval_of(self.checkpoint_policy, stall, model.mtbf(steps.cluster.num_accelerators, steps.cluster.num_nodes))
+        count = whole_steps(interval, steps.step_time)
+        if not self.memory_steps:
+            return Saving(count * steps.step_time, 1, 0.0, stall, persist)
+        memory_stall = self._host_time(steps) if self.memory_stall is None else self.memory_stall
+        every = max(1, round(count / self.memory_steps))
+        return Saving(self.memory_steps * steps.step_time, every, memory_stall, stall, persist)
+
+    def _state_bytes(self, steps: Steps) -> float:
+        return self.bytes_per_parameter * steps.workload.model.parameters()
+
+    def _storage_time(self, steps: Steps, direction: Literal["read", "write"]) -> float:
+        """Return the time in which all nodes together read or write the states once. [s]"""
+        storage = steps.cluster.storage
+        if storage is None:
+            keys = "checkpoint_load" if direction == "read" else "checkpoint_stall, checkpoint_persist"
+            raise InputError(f"cluster {steps.cluster.name}: has no storage, from which the time of a save follows; give cluster.storage, or {keys}")
+        return self._state_bytes(steps) / (getattr(storage, direction) * steps.cluster.num_nodes)
+
+    def _host_time(self, steps: Steps) -> float:
+        """Return the time in which all accelerators together copy the states to or from their hosts. [s]"""
+        pcie = steps.cluster.node.pcie
+        if pcie is None:
+            raise InputError(f"node {steps.cluster.node.name}: has no pcie, from which the time of a copy follows; give checkpoint_stall and memory_stall")
+        return self._state_bytes(steps) / steps.cluster.num_accelerators / pcie.bandwidth
+
+    def failures_of(self, cluster: Cluster) -> FailureModel:
+        """Return the cluster's failure model, if it says all that a run needs."""
+        model = cluster.failures
+        if model is None:
+            names = ", ".join(FailureModel.names())
+            raise InputError(f"cluster {cluster.name}: has no failure model; give one with --set cluster.failures=NAME (shipped: {names})")
+        missing = {
+            "restart": model.restart is None,
+            "detection": model.detection is None and any(cause.detection is None for cause in model.causes.values()),
+            "repair": model.repair is None and any(cause.drained_share > 0 for cause in model.causes.values() if cause.slowdown is None),
+        }
+        unknown = [name for name, is_missing in missing.items() if is_missing]
+        if unknown:
+            example = {"restart": "restart: {all: {time: 5 min}}", "detection": "detection: 10 min", "repair": "repair: [{median: 6 h, sigma: 1}]"}
+            raise InputError(
+                f"failures/{model.name}.yaml: {' and '.join(unknown)} not given, which a run needs; "
+                f"extend the file and write '{example[unknown[0]]}', or set cluster.failures.{unknown[0]}"
+            )
+        return model
+
+
+NOTES = [
+    "failures of nodes in the job count from the first second; the run starts with trained-up processes and all nodes",
+    "a spare that is slow is not noticed before it is used; a node comes back from repair as good as it was",
+]
+"""What is not modelled, shown with each result."""
+
+
+@dataclass
+class _Bound:
+    """A system with its step times: the recovery of a job."""
+
+    system: TrainingRun
+    steps: Steps
+
+    def recover(self, job: Job, failure: Failure) -> Events:
+        return self.system.recover(job, failure)
+
+    def rejoin(self, job: Job) -> Events:
+        return self.system.rejoin(job)
+
+    def speed(self, job: Job) -> float:
+        """Return the speed on what the job has: the slowest node decides where several are slow."""
+        slow = [self.steps.with_slow_node(place, slowdown) for place, slowdown in job.slow]
+        return min([self.speed_of(job.missing), *slow], default=1.0)
+
+    def speed_of(self, missing: Collection[int]) -> float:
+        """Return the speed with some places empty."""
+        return self.system.speed_without(self.steps, missing) if missing else 1.0
