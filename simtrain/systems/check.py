@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from simtrain.engine.execute import Execution, execute
+from simtrain.engine.job_audit import audit
+from simtrain.engine.job_outcome import JobOutcome
 from simtrain.engine.metrics import AXES
 from simtrain.engine.trace import Trace
 from simtrain.errors import InfeasibleError
@@ -16,12 +18,13 @@ from simtrain.graph.step import allocated_bytes
 from simtrain.hardware import Cluster
 from simtrain.spec import NamedSpec
 from simtrain.systems.base import Options, System
+from simtrain.systems.job_scheduling import JobScheduling
 from simtrain.systems.law import LawBrokenError
 from simtrain.systems.law import law as _law
 from simtrain.systems.run_laws import run_laws
 from simtrain.systems.step import StepSystem
 from simtrain.systems.training_run import TrainingRun
-from simtrain.workload import Pretraining
+from simtrain.workload import JobTrace, Pretraining
 
 
 def check_system(
@@ -172,6 +175,12 @@ def _check_memory(system: type[StepSystem], case: StepSystem, job: Pretraining, 
     raise LawBrokenError(f"{system.__name__}: accepts a configuration that does not fit")
 
 
+def job_laws(system: type[JobScheduling], case: JobScheduling, trace: JobTrace, place: Cluster, outcome: JobOutcome) -> None:
+    """Run the laws of a trace of jobs: what its log says is possible, and nothing is lost."""
+    for broken in audit(outcome.run):
+        _law(False, system, broken)
+
+
 def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> Cluster:
     """Return a cluster whose rates are multiplied and whose latencies are divided by a factor.
 
@@ -198,6 +207,6 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
 
 
-LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws, TrainingRun: run_laws}
+LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws, TrainingRun: run_laws, JobScheduling: job_laws}
 """Laws by kind of system, beyond those of all: called with class, parameters, workload, cluster and the outcome of a run. The nearest kind counts: the
 step of a run with failures is checked with the system that it is taken from."""
