@@ -50,8 +50,8 @@ def scenario(
     system_class = find(system) if isinstance(system, str) else (system if isinstance(system, type) else type(system))
     parts = _split(system_class, settings or {})
     name = name_of(system_class)
-    built = _system(system_class, system if isinstance(system, System) else None, parts["system"], name)
-    return Scenario(name, built, _load(system_class.workload_type, workload, parts["workload"]), _load(Cluster, cluster, parts["cluster"]))
+    built = build_system(system_class, system if isinstance(system, System) else None, parts["system"], name)
+    return Scenario(name, built, load_part(system_class.workload_type, workload, parts["workload"]), load_part(Cluster, cluster, parts["cluster"]))
 
 
 def _split(system: type[System], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -128,7 +128,7 @@ def _knows(cls: type[spec.Spec], key: str) -> bool:
     return True
 
 
-def _system(cls: type[System], given: System | None, values: Mapping[str, Any], name: str) -> System:
+def build_system(cls: type[System], given: System | None, values: Mapping[str, Any], name: str) -> System:
     """Build the system from its defaults, or from a given one, with some values replaced."""
     data: dict[str, Any] = given.model_dump() if given is not None else {"software": cls.model_fields["software"].default}
     rest = dict(values)
@@ -140,7 +140,8 @@ def _system(cls: type[System], given: System | None, values: Mapping[str, Any], 
     return spec.validate(cls, data, name)
 
 
-def _load(cls: type[N], given: str | N, values: Mapping[str, Any]) -> N:
+def load_part(cls: type[N], given: str | N, values: Mapping[str, Any]) -> N:
+    """Load a workload or a cluster, or take a given one, with some values replaced."""
     if isinstance(given, str):
         data = spec.resolve(cls, given)
         _replace(cls, data, values)

@@ -24,6 +24,7 @@ from simtrain.policy.checkpointing import interval_of, whole_steps
 from simtrain.policy.recovery import copies_survive
 from simtrain.systems.base import Options
 from simtrain.systems.degraded_step import Steps
+from simtrain.systems.reuse import Reuse
 from simtrain.systems.training import TransformerTraining
 from simtrain.units import Seconds
 from simtrain.workload import Pretraining
@@ -86,10 +87,10 @@ class TrainingRun(TransformerTraining):
 
     # -- the simulation ---------------------------------------------------------------------------------
 
-    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Goodput:
+    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse | None = None) -> Goodput:
         """Run the job under each seed; see :meth:`simtrain.systems.base.System.simulate`."""
         model = self.failures_of(cluster)
-        steps = Steps(self, workload, cluster, cast("StepFidelity", options.fidelity), cast("Engine", options.engine))
+        steps = Steps(self, workload, cluster, cast("StepFidelity", options.fidelity), cast("Engine", options.engine), reuse or Reuse())
         setup = self.job_setup(steps, model)
         seeds = range(options.seed, options.seed + options.seeds)
         records = [RunRecord.of(seed, self.live(steps, setup, self.draw(cluster, seed))) for seed in seeds]

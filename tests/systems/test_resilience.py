@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import simtrain
+from simtrain.engine.confidence import paired_difference
 from simtrain.engine.goodput import Goodput
-from simtrain.engine.intervals import paired_difference
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, FailureModel
 from simtrain.hardware.failure import Branch, Slowdown

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from simtrain.engine.confidence import interval
 from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import RunRecord
-from simtrain.engine.intervals import interval
 from simtrain.engine.job import Events, Job, JobSetup
 from simtrain.engine.save_path import Saving
 from simtrain.hardware import FailureModel
