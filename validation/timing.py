@@ -28,10 +28,10 @@ class Measurement:
     memory: float
     """Most that the process held, its imports and the input of the work included. [B]"""
     growth: float
-    """The same without what the process held before it made the input. [B]"""
+    """The same without what the process held before it made the input, after a first, small run. [B]"""
 
 
-def measure(prepare: Callable[..., Work], *arguments: Any, rounds: int = 5) -> Measurement:
+def measure(prepare: Callable[..., Work], *arguments: Any, rounds: int = 5, first: tuple[Any, ...] | None = None) -> Measurement:
     """Make work in a fresh process, run it once to warm up if there are several rounds, then time it.
 
     Parameters
@@ -40,6 +40,8 @@ def measure(prepare: Callable[..., Work], *arguments: Any, rounds: int = 5) -> M
         Function of a module, called with the arguments; returns the work.
     rounds
         Repetitions.
+    first
+        Arguments of a small piece of work, run before anything is measured: imports and compiled code are no part of the growth then.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def measure(prepare: Callable[..., Work], *arguments: Any, rounds: int = 5) -> M
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, prepare, arguments, rounds))
+    process = context.Process(target=_measure, args=(sender, prepare, arguments, rounds, first))
     process.start()
     sender.close()
     try:
@@ -60,7 +62,9 @@ def measure(prepare: Callable[..., Work], *arguments: Any, rounds: int = 5) -> M
     return result
 
 
-def _measure(sender: Connection, prepare: Callable[..., Work], arguments: tuple[Any, ...], rounds: int) -> None:
+def _measure(sender: Connection, prepare: Callable[..., Work], arguments: tuple[Any, ...], rounds: int, first: tuple[Any, ...] | None) -> None:
+    if first is not None:
+        prepare(*first)()
     before = _resident()
     work = prepare(*arguments)
     if rounds > 1:
