@@ -63,8 +63,8 @@ def plot_growth(series: Sequence[Growth], colours: Mapping[str, str], title: str
 
         figure = Figure(figsize=(4.1 * len(axes_names), 6.6))
         header(figure, title, notes)
-        panels = figure.subplots(2, len(axes_names), sharex="col", squeeze=False)
-        figure.subplots_adjust(left=0.62 / (4.1 * len(axes_names)), right=0.985, top=0.86, bottom=0.08, hspace=0.16, wspace=0.24)
+        panels = figure.subplots(2, len(axes_names), sharex="col", sharey="row", squeeze=False)
+        figure.subplots_adjust(left=0.75 / (4.1 * len(axes_names)), right=0.985, top=0.86, bottom=0.08, hspace=0.16, wspace=0.08)
         for column, axis in enumerate(axes_names):
             mine = [s for s in series if s.axis == axis]
             for panel, name, unit, scale in zip(panels[:, column], ("seconds", "memory"), ("time [s]", "memory [GiB]"), (1.0, 2.0**30), strict=True):
@@ -72,12 +72,13 @@ def plot_growth(series: Sequence[Growth], colours: Mapping[str, str], title: str
                     values = getattr(s, name)
                     text = f"{s.label}, exponent {s.exponent(values):.2f}"
                     panel.plot(s.sizes, [v / scale for v in values], marker="o", markersize=4, linewidth=1.4, color=colours.get(s.label, INK), label=text)
-                panel.set(xscale="log", yscale="log", ylabel=unit)
+                panel.set(xscale="log", yscale="log", ylabel=unit if column == 0 else "")
                 panel.grid(True)
                 panel.legend(loc="upper left", fontsize=7.5)
-                low, high = panel.get_ylim()
-                panel.set_ylim(low, high * 6)  # room for the legend
                 panel.tick_params(labelcolor=QUIET)
             panels[0, column].set_title(f"against {axis}")
             panels[1, column].set_xlabel(axis)
+        for panel in panels[:, 0]:
+            low, high = panel.get_ylim()
+            panel.set_ylim(low, high * 30)  # room for the legends
         save(figure, path)
