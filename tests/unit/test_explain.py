@@ -60,7 +60,7 @@ def test_a_path_by_hand() -> None:
     trace = replay(assemble(step(keyed)), cluster())
     path = critical_path(trace)
     assert trace.makespan == path.total == 10.0
-    assert {path.ops[place].name: float(seconds) for place, seconds in path.seconds.items()} == {"late": 5.0, "send": 2.0, "after": 3.0}
+    assert {path.ops[place].name: float(seconds) for place, seconds in path.seconds.items()} == {"late": 5.0, "recv": 2.0, "after": 3.0}
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
