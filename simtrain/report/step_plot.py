@@ -205,11 +205,11 @@ def _row(timeline: Timeline, rank: int, end: float) -> Image:
 def _fill(seconds: Floats, pixels: int, idle: str = style.CATEGORIES["idle"]) -> Image:
     """Fill each column from below in proportion to the seconds of each category."""
     colours = [idle if c == "idle" else style.CATEGORIES[c] for c in CATEGORIES]
-    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], np.uint8)
+    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in [*colours, style.PAPER]], np.uint8)
     reached = np.cumsum(seconds, axis=0)
     level = (np.arange(pixels)[::-1] + 0.5) / pixels
     which = (reached[None] < level[:, None, None] * reached[-1]).sum(axis=1)
-    return palette[np.minimum(which, len(CATEGORIES) - 1)]
+    return palette[np.where(reached[-1] > 0, np.minimum(which, len(CATEGORIES) - 1), len(CATEGORIES))]  # beyond the end of the step: paper
 
 
 def _number_tasks(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window, unit: float) -> bool:
