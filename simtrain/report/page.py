@@ -127,5 +127,6 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{_part('page.css')}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f'<p class="quiet">{html.escape(about)}</p>\n<nav>{links if len(sections) > 1 else ""}</nav>\n{body}\n<script>\n{_part("page.js")}</script>\n</body>\n</html>\n'
+        f'<p class="quiet">{html.escape(about)}</p>\n<nav>{links if len(sections) > 1 else ""}</nav>\n{body}\n'
+        f"<script>\n{_part('page.js')}</script>\n</body>\n</html>\n"
     )
