@@ -6,6 +6,7 @@ All sizes are in inches and set by hand: what is drawn depends on the numbers al
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING
@@ -110,6 +111,22 @@ def _jobs(_: JobOutcome, result: Result) -> Figure:
     from simtrain.report.job_plot import draw_jobs
 
     return draw_jobs(result)
+
+
+def plot_timelines(results: Sequence[Result], path: str) -> None:
+    """Draw the steps of several systems above each other, on one time axis.
+
+    Parameters
+    ----------
+    results
+        Of one step each.
+    path
+        Ends in ``.svg`` or ``.png``.
+    """
+    from simtrain.report.step_plot import draw_timelines
+
+    with style.styled():
+        style.save(draw_timelines(results), path)
 
 
 @dataclass(frozen=True)

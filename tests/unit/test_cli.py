@@ -35,6 +35,7 @@ CONTRACT = {
     "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
     "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
     "explain": ["what", "--workload", "--cluster", "--set", "--seed", "--fidelity", "--json"],
+    "report": ["results", "--out"],
     "bench": ["suite", "--system", "--seeds", "--out"],
     "check": ["results", "--against", "--junit", "--markdown", "--update", "--reason"],
     "calibrate": ["what", "--accelerator", "--table", "--out"],
