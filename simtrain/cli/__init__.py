@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
+from simtrain.cli.bench import bench
 from simtrain.cli.calibrate import calibrate
+from simtrain.cli.check import check
 from simtrain.cli.compare import compare
 from simtrain.cli.explain import explain
 from simtrain.cli.list import list_command
@@ -29,7 +31,7 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 app.command("list")(list_command)
-for command in (run, compare, sweep, plan, explain, calibrate, validate):
+for command in (run, compare, sweep, plan, explain, bench, check, calibrate, validate):
     app.command()(command)
 
 INTERRUPTED = 130

@@ -18,6 +18,9 @@ _TITLES = {
     "mfu_causal": "MFU, causal", "hfu": "HFU", "bubble_fraction": "bubble", "exposed_comm": "exposed comm.", "peak_memory": "peak memory", "num_gpus": "GPUs",
     "usd_per_step": "price of a step", "compute": "compute", "speedup": "speed-up", "ettr": "ETTR", "mean_lost_work": "work lost per interruption",
     "checkpoint_interval": "work between saves", "degraded_speed": "speed without a node",
+    "mean_jct": "mean JCT", "p50_jct": "median JCT", "p99_jct": "p99 JCT",
+    "mean_first_wait": "wait to first start", "restart_gpu_time": "GPU time lost in restarts", "num_jobs": "jobs", "num_dropped": "jobs left out",
+    "num_preemptions": "preemptions",
 }  # fmt: skip
 CATEGORY_NAMES = {
     "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
@@ -27,7 +30,8 @@ CATEGORY_NAMES = {
 }  # fmt: skip
 """Names of what a rank does, see :data:`simtrain.engine.categories.CATEGORIES`; ``compute`` is all of it together."""
 
-_PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction", "ettr", "degraded_speed"}
+_PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction", "ettr", "degraded_speed", "utilisation"}
+_COUNTS = {"num_gpus", "num_jobs", "num_dropped", "num_preemptions"}
 
 
 class Scale(NamedTuple):
@@ -77,7 +81,7 @@ def scale(metric: str, values: Iterable[float]) -> Scale:
     if metric.partition(".")[0] in _PERCENT:
         return Scale(0.01, "%", 1)
     unit = unit_of(metric)
-    if metric == "num_gpus":
+    if metric in _COUNTS:
         return Scale(1.0, "", 0)
     if unit == "TFLOP/s":
         return Scale(1.0, unit, _decimals(largest))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from simtrain.engine.categories import COMPUTE
 from simtrain.engine.execute import Execution
 from simtrain.engine.goodput import Goodput
+from simtrain.engine.job_outcome import JobOutcome
 from simtrain.errors import UnsupportedError
 from simtrain.report import style
 from simtrain.report.labels import (
@@ -48,6 +49,8 @@ _HEADER, _PANEL, _TICKS = 0.72, 2.8, 0.38
 """Heights of the parts of a picture; ``_TICKS`` without the lines of text below the axis. [in]"""
 _LINE = 0.15
 """Height of a line of small text. [in]"""
+_HEADLINES = 4
+"""Metrics that are drawn where nothing is published and nobody knows where the time goes."""
 _MISSING = 0.2
 """Height of the mark of a system that cannot run, of the panel's."""
 _WIDEST = 11.5
@@ -100,6 +103,13 @@ def _run(_: Goodput, result: Result) -> Figure:
     from simtrain.report.goodput_plot import draw_goodput
 
     return draw_goodput(result)
+
+
+@draw_outcome.register(JobOutcome)
+def _jobs(_: JobOutcome, result: Result) -> Figure:
+    from simtrain.report.job_plot import draw_jobs
+
+    return draw_jobs(result)
 
 
 @dataclass(frozen=True)
@@ -160,21 +170,23 @@ def _wrapped(title: str) -> list[str]:
 def draw_comparison(comparison: Comparison) -> Figure:
     """Return the picture of a comparison; draw and save it inside :func:`simtrain.report.style.styled`."""
     grid = _Grid.of(comparison)
-    metrics = comparison.published_metrics or ["step_time"]
-    figure, axes = _panels(grid, len(metrics) + 1)
+    has_parts = any(_has_parts(row.result) for row in comparison.rows if row.result is not None)
+    metrics = comparison.published_metrics or list(comparison.headline[: 1 if has_parts else _HEADLINES])
+    figure, axes = _panels(grid, len(metrics) + has_parts)
     for ax, metric in zip(axes, metrics):
         _metric_panel(ax, grid, metric)
     if len(grid.systems) == 2:
         _speedups(axes[0], grid, comparison)
     lines = [0] * len(axes)
-    lines[-1] = _breakdown_panel(axes[-1], grid)
+    if has_parts:
+        lines[-1] = _breakdown_panel(axes[-1], grid)
     lines[0] = _systems_legend(axes[0], grid, is_published=bool(comparison.published_metrics))
     style.raise_titles(axes, lines)
     names = [grid.titles[name] for name in grid.systems]
     published = source_of(comparison)
     style.header(
         figure, " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names),
-        [grid.common, f"published values: {published}" if published else "predicted, one step"],
+        [grid.common, f"published values: {published}" if published else "predicted"],
     )  # fmt: skip
     return figure
 
@@ -311,6 +323,11 @@ def _reference_title(grid: _Grid) -> str:
     names = {row.system for row in grid.rows.values() if row.is_baseline}
     runs = all(row.result is not None for row in grid.rows.values() if row.is_baseline)
     return grid.titles[names.pop()] if len(names) == 1 and runs else ""
+
+
+def _has_parts(result: Result) -> bool:
+    """Tell whether it is known where the time goes."""
+    return isinstance(result.outcome, Execution) or any(name.startswith("time.") for name in result.metrics)
 
 
 def _shares(result: Result) -> dict[str, float]:

@@ -39,6 +39,15 @@ SYSTEMS: dict[str, str] = {
     "resilience/elaswave": _MUTED[6],
     "long_context/ring_self_attention": _MUTED[3],
     "long_context/ulysses": _MUTED[1],
+    "scheduling/fifo": _BASELINE,
+    "scheduling/fifo_skip": _MUTED[7],
+    "scheduling/easy": _MUTED[0],
+    "scheduling/conservative": _MUTED[5],
+    "scheduling/sjf": _MUTED[1],
+    "scheduling/srtf": _MUTED[3],
+    "scheduling/tiresias": _MUTED[2],
+    "scheduling/priority_guard": _MUTED[4],
+    "scheduling/consolidated": _MUTED[8],
 }
 """Colours of shipped systems. One that is not listed takes a place in the palette by its name."""
 

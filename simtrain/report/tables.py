@@ -248,7 +248,7 @@ def _comparison_tables(comparison: Comparison) -> list[Table]:
     """Return one table, or more where many metrics are published; the first also shows exposed communication and bubble."""
     published = comparison.published_metrics
     if not published:
-        return [_comparison_table(comparison, [], ["step_time", "tokens_per_s", "mfu", "peak_memory", "exposed_comm", "bubble_fraction"])]
+        return [_comparison_table(comparison, [], comparison.headline)]
     batches = [published[i : i + _TRIPLES] for i in range(0, len(published), _TRIPLES)]
     extra = ["exposed_comm", "bubble_fraction"]
     return [_comparison_table(comparison, batch, extra if i == 0 else []) for i, batch in enumerate(batches)]
@@ -305,8 +305,8 @@ def _triple(comparison: Comparison, row: Row, metric: str, unit: Scale) -> list[
 
 
 def _speedup_lines(comparison: Comparison) -> Iterable[str]:
-    """Yield, for each set-up and system, how much shorter its step is than the baseline's."""
-    titles = system_titles(comparison)
+    """Yield, for each set-up and system, how much shorter its step (or what else its kind shows first) is than the baseline's."""
+    titles, time = system_titles(comparison), comparison.headline[0]
     cases = list(dict.fromkeys(row.case for row in comparison.rows))
     widest = max((len(case) for case in cases), default=0)
     for case in cases:
@@ -315,8 +315,8 @@ def _speedup_lines(comparison: Comparison) -> Iterable[str]:
         for row in rows:
             if baseline is None or row.is_baseline or row.result is None or baseline.result is None:
                 continue
-            predicted = baseline.result.metrics["step_time"] / row.result.metrics["step_time"]
-            times = [r.published.get("step_time") for r in (baseline, row)]
+            predicted = baseline.result.metrics[time] / row.result.metrics[time]
+            times = [r.published.get(time) for r in (baseline, row)]
             published = f", published {times[0] / times[1]:.2f}x" if times[0] and times[1] else ""
             yield f"{_escape(case):<{widest}}  {_escape(titles[row.system])} over {_escape(titles[baseline.system])}: {predicted:.2f}x{published}"
 

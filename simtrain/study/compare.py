@@ -54,6 +54,11 @@ class Comparison:
         """Metrics for which some row has a published value, in the order of the claims."""
         return list(dict.fromkeys(metric for row in self.rows for metric in row.published))
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Metrics that systems of this kind show first."""
+        return next((row.result.scenario.system.headline for row in self.rows if row.result), System.headline)
+
     def table(self) -> pd.DataFrame:
         """Return one tidy row per case, system and metric: predicted, published, error, speed-up over the baseline."""
         import pandas as pd
@@ -64,18 +69,19 @@ class Comparison:
                 "published": row.published.get(metric), "error": row.error(metric), "note": row.infeasible,
             }
             for row in self.rows
-            for metric in (row.result.metrics if row.result else ["step_time"])
+            for metric in (row.result.metrics if row.result else self.headline[:1])
         ]  # fmt: skip
         return pd.DataFrame(records)
 
     def speedup(self, case: str) -> tuple[float | None, float | None]:
-        """Return predicted and published step-time ratio of baseline over the last system in one set-up."""
+        """Return predicted and published ratio of the first headline metric, such as step time, of baseline over the last system in one set-up."""
         rows = [row for row in self.rows if row.case == case]
         theirs, ours = next((row for row in rows if row.is_baseline), None), rows[-1]
         if theirs is None or ours.is_baseline:
             return None, None
-        predicted = theirs.result.metrics["step_time"] / ours.result.metrics["step_time"] if ours.result and theirs.result else None
-        times = [row.published.get("step_time") for row in (theirs, ours)]
+        time = self.headline[0]
+        predicted = theirs.result.metrics[time] / ours.result.metrics[time] if ours.result and theirs.result else None
+        times = [row.published.get(time) for row in (theirs, ours)]
         return predicted, times[0] / times[1] if times[0] and times[1] else None
 
     def mean_absolute_error(self, metric: str) -> float | None:

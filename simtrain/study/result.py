@@ -24,6 +24,8 @@ UNITS = {
     "step_time": "s", "tokens_per_s": "tokens/s", "tokens_per_s_per_gpu": "tokens/s", "tflops_per_gpu": "TFLOP/s", "mfu": "1", "mfu_causal": "1",
     "hfu": "1", "bubble_fraction": "1", "compute": "s", "exposed_comm": "s", "peak_memory": "B", "num_gpus": "1", "usd_per_step": "USD",
     "time": "s", "ettr": "1", "interruptions": "1", "mean_lost_work": "s", "checkpoint_interval": "s", "degraded_speed": "1",
+    "mean_jct": "s", "p50_jct": "s", "p99_jct": "s", "mean_first_wait": "s", "makespan": "s", "utilisation": "1", "num_jobs": "1", "num_dropped": "1",
+    "num_preemptions": "1", "restart_gpu_time": "s",
 }  # fmt: skip
 """Unit of each metric; metrics by axis or part carry their family's unit."""
 

@@ -103,6 +103,9 @@ class System(Spec):
     objective: ClassVar[str] = "tokens_per_s"
     """Metric that is largest for the best of several settings."""
 
+    headline: ClassVar[tuple[str, ...]] = ("step_time", "tokens_per_s", "mfu", "peak_memory", "exposed_comm", "bubble_fraction")
+    """Metrics that a comparison shows where nothing is published; the first, a time, also as a ratio."""
+
     baseline: ClassVar[type[System] | None] = None
     """The system that the paper compares with."""
     changes_math: ClassVar[str] = ""

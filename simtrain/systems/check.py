@@ -16,6 +16,8 @@ from simtrain.graph.step import allocated_bytes
 from simtrain.hardware import Cluster
 from simtrain.spec import NamedSpec
 from simtrain.systems.base import Options, System
+from simtrain.systems.job_laws import job_laws
+from simtrain.systems.job_scheduling import JobScheduling
 from simtrain.systems.law import LawBrokenError
 from simtrain.systems.law import law as _law
 from simtrain.systems.run_laws import run_laws
@@ -198,6 +200,6 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
 
 
-LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws, TrainingRun: run_laws}
+LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws, TrainingRun: run_laws, JobScheduling: job_laws}
 """Laws by kind of system, beyond those of all: called with class, parameters, workload, cluster and the outcome of a run. The nearest kind counts: the
 step of a run with failures is checked with the system that it is taken from."""

@@ -20,8 +20,9 @@ from simtrain.errors import InputError
 from simtrain.hardware import Accelerator, Cluster, Node
 from simtrain.model import Transformer
 from simtrain.study.settings import scenario
+from simtrain.study.suite import Suite
 from simtrain.systems import registry
-from simtrain.workload import Pretraining
+from simtrain.workload import JobTrace, Pretraining
 
 SET_UP = ("--workload", "gpt_tiny", "--cluster", "dgx_a100_40gb_ib")
 SMALL = ("run", "dense/megatron_lm", *SET_UP, "--set", "cluster.num_nodes=1", "--set", "tp=2")
@@ -34,6 +35,8 @@ CONTRACT = {
     "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
     "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
     "explain": ["what", *COMMON[:-1], "--json"],
+    "bench": ["suite", "--system", "--seeds", "--out"],
+    "check": ["results", "--against", "--junit", "--markdown", "--update", "--reason"],
     "calibrate": ["what", "--accelerator", "--table", "--out"],
     "validate": ["what", "--table"],
 }
@@ -81,6 +84,7 @@ def test_every_command_and_flag_is_explained(call: Any) -> None:
     [
         ("systems", registry.names), ("clusters", Cluster.names), ("nodes", Node.names), ("accelerators", Accelerator.names),
         ("models", Transformer.names), ("workloads", Pretraining.names),
+        ("traces", JobTrace.names), ("suites", Suite.names),
     ],
 )  # fmt: skip
 def test_list_names_all_that_is_shipped(kind: str, names: Callable[[], list[str]], call: Any) -> None:
