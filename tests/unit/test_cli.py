@@ -34,7 +34,7 @@ CONTRACT = {
     "compare": ["systems", *COMMON, "--plot", "--json"],
     "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
     "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
-    "explain": ["what", *COMMON[:-1], "--json"],
+    "explain": ["what", "--workload", "--cluster", "--set", "--seed", "--fidelity", "--json"],
     "bench": ["suite", "--system", "--seeds", "--out"],
     "check": ["results", "--against", "--junit", "--markdown", "--update", "--reason"],
     "calibrate": ["what", "--accelerator", "--table", "--out"],
