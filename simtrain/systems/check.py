@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from simtrain.engine.execute import Execution, execute
-from simtrain.engine.job_audit import audit
-from simtrain.engine.job_outcome import JobOutcome
 from simtrain.engine.metrics import AXES
 from simtrain.engine.trace import Trace
 from simtrain.errors import InfeasibleError
@@ -18,13 +16,14 @@ from simtrain.graph.step import allocated_bytes
 from simtrain.hardware import Cluster
 from simtrain.spec import NamedSpec
 from simtrain.systems.base import Options, System
+from simtrain.systems.job_laws import job_laws
 from simtrain.systems.job_scheduling import JobScheduling
 from simtrain.systems.law import LawBrokenError
 from simtrain.systems.law import law as _law
 from simtrain.systems.run_laws import run_laws
 from simtrain.systems.step import StepSystem
 from simtrain.systems.training_run import TrainingRun
-from simtrain.workload import JobTrace, Pretraining
+from simtrain.workload import Pretraining
 
 
 def check_system(
@@ -174,12 +173,6 @@ def _check_memory(system: type[StepSystem], case: StepSystem, job: Pretraining, 
     except InfeasibleError:
         return
     raise LawBrokenError(f"{system.__name__}: accepts a configuration that does not fit")
-
-
-def job_laws(system: type[JobScheduling], case: JobScheduling, trace: JobTrace, place: Cluster, outcome: JobOutcome) -> None:
-    """Run the laws of a trace of jobs: what its log says is possible, and nothing is lost."""
-    for broken in audit(outcome.run):
-        _law(False, system, broken)
 
 
 def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> Cluster:

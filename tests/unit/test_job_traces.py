@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def test_a_generated_trace_has_the_stated_distributions() -> None:
         num_jobs=n, mean_gap=500, burstiness=2, gpus={1: 3, 8: 1}, median_duration=5000, duration_sigma=0.5, longest=20000, priorities={0: 0.9, 5: 0.1}
     )
     rows = generator.rows(seed=1)
-    gaps = [b.submit - a.submit for a, b in zip(rows, rows[1:])]
+    gaps = [b.submit - a.submit for a, b in pairwise(rows)]
     assert statistics.fmean(gaps) == pytest.approx(500, abs=3 * 1000 / n**0.5)
     assert statistics.stdev(gaps) / statistics.fmean(gaps) == pytest.approx(2, rel=0.15)
     assert Counter(row.gpus for row in rows)[1] / n == pytest.approx(0.75, abs=3 * (0.75 * 0.25 / n) ** 0.5)
