@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Order(NamedTuple):
+@dataclass(frozen=True)
+class Order:
     """A consumption order."""
 
     rank: Callable[[int, int], int]

@@ -5,6 +5,7 @@ A system overrides :meth:`RolloutSystem.run`. The pools, their costs and the mea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -61,7 +62,7 @@ class _Meter:
     def take(self, pools: Pools) -> None:
         """Read all counters."""
         pool = pools.rollout
-        self.snapshots.append(Snapshot(pools.clock.now, pool.times(), pools.trainer.busy(), pools.reward.busy, pool.evictions))
+        self.snapshots.append(Snapshot(pools.clock.now, pool.times(), pools.trainer.busy(), pools.reward.busy, pools.reward.waited, pool.evictions))
 
 
 class RolloutSystem(System):
@@ -69,6 +70,7 @@ class RolloutSystem(System):
 
     workload_type: ClassVar[type[NamedSpec]] = Rollouts
     example_workload: ClassVar[str] = "rl_tiny"
+    example: ClassVar[Mapping[str, Any]] = {"weight_sync": "broadcast"}
     is_colocated: ClassVar[bool] = False
     """Whether the same accelerators generate and train, one after the other."""
 
@@ -151,9 +153,8 @@ class RolloutSystem(System):
         if job.warmup_steps >= job.num_steps:
             raise InputError(f"{job.name}: warmup_steps={job.warmup_steps} leaves none of num_steps={job.num_steps}; lower it")
         generating, training = self.split(cluster)
-        costs = CostModel(cluster, self.software, job.dtype, job.model)
-        decoding = DecodingCosts(costs, self.inference, self.generation_tp)
-        trainer = TrainingCosts(self, job, costs, training)
+        decoding = DecodingCosts(self.serving_costs(job, cluster), self.inference, self.generation_tp)
+        trainer = TrainingCosts(self, job, CostModel(cluster, self.software, job.dtype, job.model), training)
         memory = max(trainer.memory(), _server_memory(decoding), key=lambda parts: sum(parts.values()))
         clock, source, meter = RunClock(), RolloutSource(job, options.seed), _Meter()
         pools = self._pools(clock, job, cluster, decoding, trainer, generating)
@@ -161,10 +162,16 @@ class RolloutSystem(System):
         if not job.warmup_steps:
             meter.take(pools)
         clock.run(clock.process(self.run(clock, source, pools)))
+        begin, end = meter.snapshots
         return RolloutRun(
-            pools.trainer.batches, job.warmup_steps, pools.trainer.spans, *meter.snapshots, len(pools.rollout.servers), self.generation_tp, training,
-            self.is_colocated, pools.reward.num_workers, memory, _NOTES,
+            pools.trainer.batches, job.warmup_steps, pools.trainer.spans, begin, end, num_servers=len(pools.rollout.servers),
+            server_gpus=self.generation_tp, trainer_gpus=training, is_colocated=self.is_colocated, num_reward_workers=pools.reward.num_workers,
+            memory=memory, notes=_NOTES,
         )  # fmt: skip
+
+    def serving_costs(self, job: Rollouts, cluster: Cluster) -> CostModel:
+        """Return the costs under the serving stack, whose kernels sustain their own rate."""
+        return CostModel(cluster, self.software.model_copy(update={"name": self.inference.name}), job.dtype, job.model)
 
     def weight_path(self, costs: CostModel, generating: int) -> WeightPath:
         """Return what an update of the weights costs."""

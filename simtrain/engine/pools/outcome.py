@@ -32,6 +32,8 @@ class Snapshot:
     """[s]"""
     reward_busy: float
     """Worker-seconds."""
+    reward_waited: float
+    """Sum over rollouts. [s]"""
     evictions: int
 
 
@@ -155,6 +157,8 @@ class RolloutRun:
             "tokens_per_s": tokens / elapsed,
             "tokens_per_s_per_gpu": tokens / elapsed / gpus,
             "rollouts_per_s": len(self.counted) / elapsed,
+            "generated_tokens_per_s": (self.end.servers.tokens - self.begin.servers.tokens) / elapsed,
+            "trained_tokens_per_s_per_gpu": sum(r.tokens for r in self.counted) / self.trainer_times["train"] / self.trainer_gpus,
             "utilisation.generation": working / elapsed / self.num_servers,
             "utilisation.trainer": sum(v for name, v in self.trainer_times.items() if name not in ("weight_sync", "reshard")) / elapsed,
             "utilisation.reward": (self.end.reward_busy - self.begin.reward_busy) / elapsed / self.num_reward_workers,
@@ -162,6 +166,7 @@ class RolloutRun:
             "tail_time": float(np.mean(self.tails())),
             "staleness_mean": float(np.mean(staleness)),
             "staleness_max": float(np.max(staleness)),
+            "reward_wait": (self.end.reward_waited - self.begin.reward_waited) / len(self.counted),
             "evictions_per_rollout": (self.end.evictions - self.begin.evictions) / len(self.counted),
             **{f"time.{name}": seconds for name, seconds in self.times().items()},
             "num_gpus": float(gpus),

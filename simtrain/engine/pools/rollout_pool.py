@@ -40,6 +40,11 @@ class RolloutPool:
         self.running -= 1
         self._finished(rollout)
 
+    def begin(self, version: int) -> None:
+        """Use new weights from now on; what it takes to get them here has been paid for."""
+        for server in self.servers:
+            server.version = version
+
     def submit(self, rollouts: Sequence[Rollout]) -> None:
         """Queue requests; each goes to the server with the fewest, and waits in common while none has room."""
         now, is_blocked = self.clock.now, bool(self.queue)
@@ -56,6 +61,7 @@ class RolloutPool:
             server = self.servers[index]
             if load != server.load:
                 continue  # an old entry; there is a newer one
+            server.catch_up()
             if server.waiting or not server.has_room(self.queue[0]):
                 full.append((load, index))
                 continue
@@ -93,16 +99,12 @@ class RolloutPool:
 
     def drain(self, version: int, seconds: float) -> Event:
         """Let each server finish what it runs, without taking more, then load weights; the event is when the last goes on."""
-        loaded: list[Event] = []
+        ready: list[Event] = []
         for server in self.servers:
             event = self.clock.event()
-            loaded.append(event)
-            server.when_idle(lambda server=server, event=event: self._load(server, version, seconds, event))
-        return self.clock.all_of(loaded)
-
-    def _load(self, server: Server, version: int, seconds: float, loaded: Event) -> None:
-        ready = server.load_and_open(version, seconds)
-        self.clock.call_at(max(ready, self.clock.now), lambda _: loaded.succeed())
+            ready.append(event)
+            server.drain(version, seconds, lambda _, event=event: _happen(event))
+        return self.clock.all_of(ready)
 
     def times(self) -> ServerTimes:
         """Return the sum of all servers' times until now. [s]"""
@@ -117,3 +119,7 @@ class RolloutPool:
     def evictions(self) -> int:
         """KV caches given up for want of memory."""
         return sum(server.evictions for server in self.servers)
+
+
+def _happen(event: Event) -> None:
+    event.succeed()

@@ -54,6 +54,8 @@ class ServerTimes:
     reprefill: float = 0.0
     """Prefill of contexts that had been computed before: after new weights, or after an eviction."""
     sync: float = 0.0
+    tokens: float = 0.0
+    """Generated."""
     request_seconds: float = 0.0
     """Integral of the number of running requests over decoding time."""
 
@@ -84,8 +86,6 @@ class Server:
         self.version = 0
         self.times = ServerTimes()
         self.evictions = 0
-        self.is_open = True
-        """Whether it takes new requests."""
         self.count = 0
         """Running requests."""
         self.context = 0
@@ -98,7 +98,9 @@ class Server:
         """Running requests, the latest to join last; may hold some that have left."""
         self._joins = 0
         self._serial = 0
-        self._idle: list[Callable[[], None]] = []
+        self._draining: tuple[int, float] | None = None
+        """Version and loading time of the weights that wait for the running requests."""
+        self._loaded: list[Callable[[object], None]] = []
 
     # -- the token clock -----------------------------------------------------------------------------------
 
@@ -112,6 +114,7 @@ class Server:
         seconds = to_grid(self._duration(steps))
         self.times.decode += seconds
         self.times.request_seconds += seconds * self.count
+        self.times.tokens += steps * self.count
         self.anchor += seconds
         self.tokens += steps
         self.context += steps * self.count
@@ -129,13 +132,18 @@ class Server:
         if not self.count:
             self.anchor = now
             return
+        self._advance(min(self._steps_within(now - self.anchor), self._next()))
+        self.anchor = max(self.anchor, now)  # the next event may lie half a tick before its rounded time
+
+    def _steps_within(self, seconds: float) -> int:
+        """Return the fewest steps that take at least some time: the root of the closed sum, mended by one where it was rounded."""
         a = self.costs.kv_time * self.count / 2
         b = self.costs.fixed(self.count) + self.costs.kv_time * self.context - a
-        late = now - self.anchor
-        steps = math.ceil((math.sqrt(b * b + 4 * a * late) - b) / (2 * a) if a * late > 1e-12 * b * b else late / b)
-        self._advance(min(max(1, steps), self._next()))
-        # The number of steps was found in floating point, and their time is rounded to the grid: never stay behind.
-        self.anchor = max(self.anchor, now)
+        root = (math.sqrt(b * b + 4 * a * seconds) - b) / (2 * a) if a * seconds > 1e-12 * b * b else seconds / b
+        steps = max(1, math.ceil(root))
+        if steps > 1 and to_grid(self._duration(steps - 1)) >= seconds:
+            return steps - 1
+        return steps if to_grid(self._duration(steps)) >= seconds else steps + 1
 
     def _schedule(self) -> None:
         self._serial = serial = self._serial + 1
@@ -147,9 +155,10 @@ class Server:
     def _happens(self, serial: int) -> None:
         if serial != self._serial:
             return
-        self._advance(self._next())
-        self._complete()
-        self._evict()
+        if self.count:
+            self._advance(self._next())
+            self._complete()
+            self._evict()
         self.refill()
 
     # -- requests ------------------------------------------------------------------------------------------
@@ -159,31 +168,32 @@ class Server:
         """Requests that run or wait here."""
         return self.count + len(self.waiting)
 
-    def has_room(self, rollout: Rollout) -> bool:
-        """Whether a request may join now. One always may join an empty server."""
-        if not self.is_open or self.count >= self.limits.max_running:
-            return False
-        return not self.count or self.context + rollout.prompt_len + rollout.done <= self.limits.watermark * self.limits.kv_capacity
-
-    def join(self, rollout: Rollout) -> None:
-        """Let a request join at the next step boundary; :meth:`refill` has to follow."""
+    def catch_up(self) -> None:
+        """Go to the step boundary at which whoever comes now would join; what is complete there leaves first."""
         self._settle()
-        self._join(rollout)
+        self._complete()
+
+    def has_room(self, rollout: Rollout) -> bool:
+        """Whether a request may join after :meth:`catch_up`. One always may join an empty server."""
+        if self._draining is not None or self.count >= self.limits.max_running:
+            return False
+        after, limits = self.context + rollout.prompt_len + rollout.done, self.limits
+        # One more step of all has to fit, or the request would be evicted at once and join again, for ever.
+        return not self.count or (after <= limits.watermark * limits.kv_capacity and after + self.count + 1 <= limits.kv_capacity)
 
     def refill(self) -> None:
         """Let waiting requests join while there is room, then go on."""
+        self.catch_up()
         while queue := self.waiting or self.shared:
             if not self.has_room(queue[0]):
                 break
             self.join(queue.popleft())
         self._schedule()
         self.changed(self)
-        if not self.count and not self.is_open:
-            callbacks, self._idle = self._idle, []
-            for callback in callbacks:
-                callback()
+        self._load_when_idle()
 
-    def _join(self, r: Rollout) -> None:
+    def join(self, r: Rollout) -> None:
+        """Let a request join at the anchor; :meth:`catch_up` comes before, :meth:`refill` has to follow."""
         context = r.prompt_len + r.done
         seconds = to_grid(self.costs.prefill(context, context * context / 2))
         if r.done:
@@ -232,8 +242,7 @@ class Server:
 
     def update(self, version: int, seconds: float) -> float:
         """Interrupt at the next step boundary, load weights, prefill all running contexts again; return when decoding goes on. [s]"""
-        self._settle()
-        self._complete()
+        self.catch_up()
         self._load(version, seconds)
         contexts = [r.prompt_len + r.done + self.tokens - r.join_clock for _, _, r in self._ends]
         again = to_grid(self.costs.prefill(float(sum(contexts)), sum(c * c for c in contexts) / 2))
@@ -242,20 +251,31 @@ class Server:
         self.refill()
         return self.anchor
 
-    def when_idle(self, callback: Callable[[], None]) -> None:
-        """Take no new requests, and call back when the running ones are complete."""
-        self.is_open = False
-        self._idle.append(callback)
-        if not self.count:
-            self.refill()
+    def drain(self, version: int, seconds: float, loaded: Callable[[object], None]) -> None:
+        """Take no new requests, load weights when the running ones are complete, then go on; newer weights replace older ones that wait.
 
-    def load_and_open(self, version: int, seconds: float) -> float:
-        """Load weights on an idle server and take requests again; return when it is ready. [s]"""
-        self._settle()
-        self._load(version, seconds)
-        self.is_open = True
+        Parameters
+        ----------
+        version, seconds
+            What is loaded, and for how long.
+        loaded
+            Called when the server is ready.
+        """
+        self._draining = (version, seconds)
+        self._loaded.append(loaded)
         self.refill()
-        return self.anchor
+
+    def _load_when_idle(self) -> None:
+        if self._draining is None or self.count:
+            return
+        version, seconds = self._draining
+        self._draining = None
+        self.catch_up()
+        self._load(version, seconds)
+        callbacks, self._loaded = self._loaded, []
+        for callback in callbacks:
+            self.clock.call_at(self.anchor, callback)
+        self.refill()
 
     def settle(self) -> None:
         """Bring the times up to date, for whoever wants to read them."""
