@@ -48,10 +48,10 @@ SYSTEMS: dict[str, str] = {
     "scheduling/tiresias": _MUTED[2],
     "scheduling/priority_guard": _MUTED[4],
     "scheduling/consolidated": _MUTED[8],
-    "rl/verl": _BASELINE,
-    "rl/areal": _MUTED[0],
-    "rl/areal_sync": _MUTED[3],
-    "rl/one_step_off_policy": _MUTED[1],
+    "rl/verl": "#BBBBBB",
+    "rl/areal": _MUTED[6],
+    "rl/areal_sync": _MUTED[7],
+    "rl/one_step_off_policy": _MUTED[9],
 }
 """Colours of shipped systems. One that is not listed takes a place in the palette by its name."""
 
