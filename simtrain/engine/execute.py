@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from simtrain.engine.composite import Composer, Composites, disturbed
-from simtrain.engine.executors import Engine, StepFidelity, replay_with
+from simtrain.engine.executors import Engine, StepFidelity, replay_with, what_simpy_alone_knows
 from simtrain.engine.metrics import Budget, measure_ranks, step_metrics
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Shapes, assemble
@@ -81,7 +81,7 @@ def execute(
     """
     with _collector_paused():
         composites = Composites()
-        if use_composites and fidelity != "flow":
+        if use_composites and fidelity != "flow" and not what_simpy_alone_knows(cluster):
             composites = (composer or Composer(cluster, fidelity, slowdown)).compose(step, unfold)
         expanded: dict[int, frozenset[int]] = {}
         rounds = 0

@@ -25,6 +25,8 @@ class LinkTable:
     """For each represented rank: link number by link class."""
     bandwidth: list[float]
     """Capacity, for utilisation. [B/s]"""
+    burst: list[float] = field(default_factory=list[float])
+    """Bucket of each link's shaper; 0 for none. [B]"""
     _of: dict[tuple[int, int], list[int]] = field(default_factory=dict[tuple[int, int], list[int]])
 
     def of(self, rank: int, classes: int) -> list[int]:
@@ -60,6 +62,7 @@ def link_table(graph: Graph, cluster: Cluster) -> LinkTable:
                 table.names.append(f"{str(link_class.name).lower()} {key[1]}")
                 table.capacity.append(to_rate(share) * represented[key])
                 table.bandwidth.append(share * represented[key])
+                table.burst.append(node.nic.burst * represented[key] / serves if link_class == Link.NIC_OUT else 0.0)
             own[int(link_class)] = numbers[key]
         table.of_rank.append(own)
     return table

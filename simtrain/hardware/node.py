@@ -60,6 +60,8 @@ class Nic(Spec):
     """Per collective call that crosses nodes. [s]"""
     half_size: Bytes = 0.0
     """Bytes sent per member at which half the rate is reached, beyond the latency terms. [B]"""
+    burst: Bytes = 0.0
+    """Bucket of a token-bucket shaper on the card: what an idle card passes at once, on top of its rate; ``fair`` only. [B]"""
 
 
 class Host(Spec):
