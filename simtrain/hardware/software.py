@@ -18,6 +18,8 @@ class Software(NamedSpec):
     year: int
     attention: str
     """Kernel generation (a key of the accelerator's ``kernels.attention``), or ``unfused``."""
+    is_softmax_fused: bool = True
+    """Scale, mask and softmax of unfused attention in one kernel."""
     is_norm_fused: bool = True
     """Fused layer norm; if not, each of its passes over memory is paid."""
     is_activation_fused: bool = True
