@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from simtrain.errors import InputError, UnknownNameError, did_you_mean
@@ -263,6 +264,11 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _is_beside(cls: type[Spec], field: str) -> bool:
     info = cls.model_fields.get(field)
     return info is not None and any(isinstance(m, Beside) for m in info.metadata)
+
+
+def is_plain(info: FieldInfo) -> bool:
+    """Whether a field holds numbers, text or choices without a unit, so that a value is read alike from a file and from Python."""
+    return _spec_in(info.annotation) is None and not any(isinstance(m, Quantity) for m in info.metadata)
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

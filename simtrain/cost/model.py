@@ -12,7 +12,7 @@ from typing import NamedTuple
 from simtrain.cost import attention as attention_cost
 from simtrain.cost import elementwise, gemm, optimizer
 from simtrain.cost.collective import Transfer, collective
-from simtrain.cost.placement import span_of
+from simtrain.cost.placement import Group, span_of, span_of_group
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, did_you_mean
 from simtrain.hardware import Cluster, Software
@@ -63,7 +63,7 @@ class CostModel:
         self.moments = 8.0
         self.recorded: dict[Hashable, object] = {}
         """Templates recorded with these costs."""
-        self._spans: dict[tuple[int, ...], Span] = {}
+        self._spans: dict[tuple[int, ...] | Group, Span] = {}
         self._seconds: dict[Hashable, float] = {}
         self._transfers: dict[Hashable, Transfer] = {}
 
@@ -163,13 +163,13 @@ class CostModel:
 
     # -- communication ---------------------------------------------------------------------------------
 
-    def span(self, ranks: tuple[int, ...]) -> Span:
+    def span(self, ranks: tuple[int, ...] | Group) -> Span:
         """Return where a group of ranks sits."""
         if ranks not in self._spans:
-            self._spans[ranks] = span_of(ranks, self.cluster)
+            self._spans[ranks] = span_of_group(ranks, self.cluster) if isinstance(ranks, Group) else span_of(ranks, self.cluster)
         return self._spans[ranks]
 
-    def collective(self, kind: str, nbytes: float, ranks: tuple[int, ...]) -> Transfer:
+    def collective(self, kind: str, nbytes: float, ranks: tuple[int, ...] | Group) -> Transfer:
         """Return the cost of a collective among ranks, with the software's gap per call."""
         key = (kind, nbytes, self.span(ranks))
         if key not in self._transfers:

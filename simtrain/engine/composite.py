@@ -7,30 +7,65 @@ repeated, until no composite was disturbed. The result is then the one of the fu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from simtrain.engine.metrics import Busy, measure_ranks, overlaps
+from simtrain.engine.intervals import Flags, Line, overlaps, rank_blocks, union
+from simtrain.engine.metrics import Busy, Inside, measure_ranks, repeated
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
-from simtrain.graph.graph import Floats, Ints, assemble
+from simtrain.graph.columns import columns_of
+from simtrain.graph.graph import Floats, Ints, OpTable, assemble
+from simtrain.graph.mesh import split_axes
 from simtrain.graph.step import Do, RankClass, Step
 from simtrain.graph.template import Kind, Link, Op, Template
 from simtrain.hardware import Cluster
 
 
-@dataclass
 class Composite:
-    """A template's stand-in and what happens inside it."""
+    """A template's stand-in and what happens inside it.
 
-    stand_in: Template
-    trace: Trace
-    """Of the template alone."""
-    busy: Busy
-    links: Link
-    streams: frozenset[str]
-    holds_sms: bool
+    Parameters
+    ----------
+    template
+        What it stands for.
+    parts
+        Each of the templates that it is a sequence of, alone, with repetitions.
+    replay_alone
+        Replays the whole template.
+    """
+
+    def __init__(self, template: Template, parts: Sequence[tuple[Inside, int]], replay_alone: Callable[[], Trace]) -> None:
+        self.template = template
+        self.links = Link.NONE
+        streams: set[str] = set()
+        self.holds_sms = False
+        axes: dict[str, None] = {}
+        for part, _ in template.parts:
+            for op in part.ops:
+                self.links |= op.links
+                streams.add(op.stream)
+                self.holds_sms |= op.holds_sms
+                if op.kind == Kind.COLLECTIVE:
+                    axes |= dict.fromkeys(split_axes(op.axis))
+        self.streams = frozenset(streams)
+        self.inside = repeated(replay_alone, parts)
+        """What happens inside."""
+        op = Op(template.name, Kind.COMPOSITE, "compute", self.inside.seconds, axis="_".join(sorted(axes)), flops=template.flops, links=self.links)
+        self.stand_in = Template(template.name, [op], (0,))
+
+    @property
+    def trace(self) -> Trace:
+        """Of the template alone."""
+        return self.inside.trace
+
+    @property
+    def busy(self) -> Busy:
+        """Budget of the template alone."""
+        return self.inside.busy
 
 
 @dataclass
@@ -46,77 +81,146 @@ class Composites:
         return {key: c.stand_in for key, c in self.by_template.items()}
 
 
-def compose(step: Step, cluster: Cluster, fidelity: Fidelity, slowdown: float) -> Composites:
-    """Replay each template alone that the programs run in line, and make its stand-in."""
-    composites = Composites()
-    is_nic_shared = _is_nic_shared(step, cluster)
-    for cls in step.classes:
-        for instruction in cls.program:
-            if not isinstance(instruction, Do) or instruction.key is not None or id(instruction.template) in composites.by_template:
+class Composer:
+    """Makes composites on one cluster, each once; the least recently used are forgotten.
+
+    Parameters
+    ----------
+    cluster, fidelity, slowdown
+        As in :func:`simtrain.engine.replay.replay`.
+    most
+        Composites that are kept at most.
+    """
+
+    def __init__(self, cluster: Cluster, fidelity: Fidelity, slowdown: float, most: int = 4096) -> None:
+        self.cluster, self.slowdown, self.most = cluster, slowdown, most
+        self.fidelity: Fidelity = fidelity
+        self._alone: dict[int, tuple[Template, Inside]] = {}
+        self._made: dict[int, tuple[Template, Composite | None]] = {}
+
+    def compose(self, step: Step, unfold: Sequence[str] = ()) -> Composites:
+        """Make a stand-in of each template that the programs run in line, where it can be one.
+
+        Parameters
+        ----------
+        step
+            Programs of the rank classes.
+        unfold
+            Mesh axes whose copies are executed one by one.
+        """
+        composites = Composites()
+        shares_nics = _are_nics_shared(step, self.cluster, unfold)
+        seen: set[tuple[int, tuple[int, ...]]] = set()
+        for cls in step.classes:
+            program = columns_of(cls.program)
+            if (id(program.templates), program.columns.in_line) in seen:
                 continue
-            template = instruction.template
-            if not _is_composable(template, is_nic_shared):
-                continue
-            made = _compose_one(template, step, cls, cluster, fidelity, slowdown)
-            composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
-    return composites
+            seen.add((id(program.templates), program.columns.in_line))
+            for template in {id(t): t for slot in program.columns.in_line for t in [program.templates[slot]]}.values():
+                if len(template) > 1 and id(template) not in composites.by_template:
+                    made = self._composite(template, step, cls)
+                    if made is not None and not (shares_nics and made.links & (Link.NIC_OUT | Link.NIC_IN)):
+                        composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
+        return composites
+
+    def _composite(self, template: Template, step: Step, cls: RankClass) -> Composite | None:
+        """Make a composite; None where it cannot be one."""
+        found = self._made.pop(id(template), None)
+        if found is None:
+            parts = [(self._inside(part, step, cls), count) for part, count in template.parts] if _is_composable(template) else []
+            found = template, Composite(template, parts, lambda: self._replay(template, step, cls)) if parts else None
+            if len(self._made) >= self.most:
+                del self._made[next(iter(self._made))]
+        self._made[id(template)] = found
+        return found[1]
+
+    def _inside(self, part: Template, step: Step, cls: RankClass) -> Inside:
+        """Replay a template alone."""
+        if id(part) in self._alone:
+            return self._alone[id(part)][1]
+        trace = self._replay(part, step, cls)
+        if len(self._alone) >= self.most:
+            del self._alone[next(iter(self._alone))]
+        self._alone[id(part)] = (part, Inside(lambda: trace, trace.makespan, measure_ranks(trace)[0]))
+        return self._alone[id(part)][1]
+
+    def _replay(self, template: Template, step: Step, cls: RankClass) -> Trace:
+        alone = Step(step.mesh, [RankClass(cls.coordinates, cls.multiplicity, [Do(template)])], 0.0, 0.0, 0.0, step.dtype)
+        return replay(assemble(alone), self.cluster, fidelity=self.fidelity, slowdown=self.slowdown)
 
 
-def _is_composable(template: Template, is_nic_shared: bool) -> bool:
-    kinds, links = {op.kind for op in template.ops}, {op.links for op in template.ops}
-    if len(template.ops) < 2 or template.left_open or not kinds.isdisjoint((Kind.SEND, Kind.RECV)):
-        return False
-    return not (is_nic_shared and any(link & (Link.NIC_OUT | Link.NIC_IN) for link in links))
+def _is_composable(template: Template) -> bool:
+    return not template.left_open and all(op.kind not in (Kind.SEND, Kind.RECV) for part, _ in template.parts for op in part.ops)
 
 
-def _is_nic_shared(step: Step, cluster: Cluster) -> bool:
-    """Whether two classes load one NIC: what disturbs a composite is looked for on its own rank alone."""
-    nics = [step.mesh.rank(cls.coordinates) // cluster.node.accelerators_per_nic for cls in step.classes]
-    return len(set(nics)) < len(nics)
-
-
-def _compose_one(template: Template, step: Step, cls: RankClass, cluster: Cluster, fidelity: Fidelity, slowdown: float) -> Composite:
-    alone = Step(step.mesh, [RankClass(cls.coordinates, cls.multiplicity, [Do(template)])], 0.0, 0.0, 0.0, step.dtype)
-    trace = replay(assemble(alone), cluster, fidelity=fidelity, slowdown=slowdown)
-    links = Link.NONE
-    for op in template.ops:
-        links |= op.links
-    streams = frozenset(op.stream for op in template.ops)
-    op = Op(template.name, Kind.COMPOSITE, "compute", trace.makespan, flops=template.flops, links=links)
-    return Composite(Template(template.name, [op], (0,)), trace, measure_ranks(trace)[0], links, streams, any(op.holds_sms for op in template.ops))
+def _are_nics_shared(step: Step, cluster: Cluster, unfold: Sequence[str]) -> bool:
+    """Whether two represented ranks load one NIC: what disturbs a composite is looked for on its own rank alone."""
+    per_nic = cluster.node.accelerators_per_nic
+    nics = [step.mesh.rank(cls.coordinates) // per_nic for cls in step.classes]
+    return len(set(nics)) < len(nics) or (per_nic > 1 and any(step.mesh.size(axis) > 1 for axis in unfold))
 
 
 def disturbed(trace: Trace, composites: Composites, fidelity: Fidelity, slowdown: float) -> dict[int, frozenset[int]]:
-    """Return per class the instructions whose composite overlapped something that could change it."""
+    """Return per class the instructions whose composite overlapped something that could change it, or whose ranks came to it at different times."""
+    rows = np.flatnonzero(trace.graph.table.kind[trace.graph.op] == Kind.COMPOSITE)
+    hit = trace.start[rows] != trace.ready[rows]
+    for first, stop in rank_blocks(len(trace.graph.ranks), trace.makespan):
+        hit |= _overlapped(trace, rows, composites, fidelity, slowdown, first, stop)
+    chosen = rows[hit]
+    cls, instance = trace.graph.rank_class[trace.graph.rank[chosen]], trace.graph.instance[chosen]
+    return {int(c): frozenset(instance[cls == c].tolist()) for c in np.unique(cls)}
+
+
+def _overlapped(trace: Trace, rows: Ints, composites: Composites, fidelity: Fidelity, slowdown: float, first: int, stop: int) -> Flags:
+    """Return which composites of some ranks overlapped something that could change them."""
     g, table = trace.graph, trace.graph.table
-    is_composite = table.kind[g.op] == Kind.COMPOSITE
-    template_of = np.repeat(np.arange(len(table.templates)), [len(t.ops) for t in table.templates])[g.op]
-    result: dict[int, set[int]] = {}
-    for rank in range(len(g.ranks)):
-        mine = g.rank == rank
-        others = np.flatnonzero(mine & ~is_composite & (trace.end > trace.ready))
-        for index in np.unique(template_of[mine & is_composite]):
-            composite = composites.by_stand_in[id(table.templates[index])]
-            rows = np.flatnonzero(mine & is_composite & (template_of == index))
-            hit = rows[overlaps(trace.start[rows], trace.end[rows], *_touching(others, trace, composite, fidelity, slowdown))]
-            result.setdefault(int(g.rank_class[rank]), set()).update(g.instance[hit].tolist())
-    return {cls: frozenset(found) for cls, found in result.items() if found}
+    line = Line(stop - first, trace.makespan)
+    inside = (g.rank[rows] >= first) & (g.rank[rows] < stop)
+    is_other = (table.kind[g.op] != Kind.COMPOSITE) & (trace.end > trace.ready) & (g.rank >= first) & (g.rank < stop)
+    template_of = np.repeat(np.arange(len(table.templates)), [len(t) for t in table.templates])[g.op[rows]]
+    hit = np.zeros(len(rows), np.bool_)
+    for profile, templates in _profiles(table, composites).items():
+        others, since = _touching(np.flatnonzero(is_other), trace, profile, fidelity, slowdown)
+        mine = np.flatnonzero(inside & np.isin(template_of, templates))
+        if len(others) and len(mine):
+            beside = union(line.at(g.rank[others] - first, since), line.at(g.rank[others] - first, trace.end[others]))
+            rank = g.rank[rows[mine]] - first
+            hit[mine] = overlaps(line.at(rank, trace.start[rows[mine]]), line.at(rank, trace.end[rows[mine]]), beside)
+    return hit
 
 
-def _touching(rows: Ints, trace: Trace, composite: Composite, fidelity: Fidelity, slowdown: float) -> tuple[Floats, Floats]:
-    """When rows of the same rank could change the composite, or be changed by it.
+class _Profile(NamedTuple):
+    """What decides which operations can change a composite."""
+
+    links: Link
+    streams: frozenset[str]
+    holds_sms: bool
+
+
+def _profiles(table: OpTable, composites: Composites) -> dict[_Profile, list[int]]:
+    """Group the composites in a table by what can change them."""
+    profiles: dict[_Profile, list[int]] = {}
+    for index, template in enumerate(table.templates):
+        composite = composites.by_stand_in.get(id(template))
+        if composite is not None:
+            profiles.setdefault(_Profile(composite.links, composite.streams, composite.holds_sms), []).append(index)
+    return profiles
+
+
+def _touching(rows: Ints, trace: Trace, profile: _Profile, fidelity: Fidelity, slowdown: float) -> tuple[Ints, Floats]:
+    """Return the rows that could change composites of a profile on their rank, or be changed by them, and since when.
 
     A row that waits is already queued on its stream, and on its lanes under ``analytic``: what is issued later
     waits behind it. Compute and its slowdown only meet while both run.
     """
-    g, table = trace.graph, trace.graph.table
-    op = g.op[rows]
-    streams = [i for i, name in enumerate(table.streams) if name in composite.streams and name != "compute"]
-    is_queued = np.isin(table.stream[op], streams)
-    same_link = (table.links[op] & int(composite.links)) != 0
-    is_running = np.zeros(len(op), np.bool_) if fidelity == "analytic" else same_link
+    table = trace.graph.table
+    streams = [i for i, name in enumerate(table.streams) if name in profile.streams and name != "compute"]
+    is_queued = np.isin(table.stream, streams)
+    same_link = (table.links & int(profile.links)) != 0
+    is_running = np.zeros(len(same_link), np.bool_) if fidelity == "analytic" else same_link
     is_queued |= same_link if fidelity == "analytic" else False
     if slowdown > 0:
-        is_running |= table.holds_sms[op] | ((table.kind[op] == Kind.COMPUTE) & composite.holds_sms)
-    chosen = is_queued | is_running
-    return np.where(is_queued, trace.ready[rows], trace.start[rows])[chosen], trace.end[rows][chosen]
+        is_running |= table.holds_sms | ((table.kind == Kind.COMPUTE) & profile.holds_sms)
+    op = trace.graph.op[rows]
+    chosen = rows[(is_queued | is_running)[op]]
+    return chosen, np.where(is_queued[trace.graph.op[chosen]], trace.ready[chosen], trace.start[chosen])

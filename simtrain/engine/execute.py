@@ -7,11 +7,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from simtrain.engine.composite import Composites, compose, disturbed
+from simtrain.engine.composite import Composer, Composites, disturbed
 from simtrain.engine.executors import Engine, StepFidelity, replay_with
-from simtrain.engine.metrics import Busy, Inside, measure_ranks, step_metrics
+from simtrain.engine.metrics import Budget, measure_ranks, step_metrics
 from simtrain.engine.trace import Trace
-from simtrain.graph.graph import assemble
+from simtrain.graph.graph import Shapes, assemble
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
 
@@ -22,7 +22,7 @@ class Execution:
 
     trace: Trace
     composites: Composites
-    busy: list[Busy]
+    busy: Budget
     rounds: int
     """Replays until no composite was disturbed."""
 
@@ -59,6 +59,8 @@ def execute(
     slowdown: float = 0.0,
     unfold: Sequence[str] = (),
     use_composites: bool = True,
+    composer: Composer | None = None,
+    shapes: Shapes | None = None,
 ) -> Execution:
     """Replay one step.
 
@@ -71,23 +73,27 @@ def execute(
     fidelity, engine, slowdown
         As in :func:`simtrain.engine.executors.replay_with`. ``flow`` switches composites off: what the fabric does to a call depends on its ranks.
     unfold
-        Mesh axes whose copies are executed one by one; this switches composites off.
+        Mesh axes whose copies are executed one by one.
     use_composites
         Use composites where they are exact; ``False`` executes every operation.
+    composer, shapes
+        Composites made, and rows stamped, by runs before; they change no result.
     """
     with _collector_paused():
-        composites = compose(step, cluster, fidelity, slowdown) if use_composites and not unfold and fidelity != "flow" else Composites()
+        composites = Composites()
+        if use_composites and fidelity != "flow":
+            composites = (composer or Composer(cluster, fidelity, slowdown)).compose(step, unfold)
         expanded: dict[int, frozenset[int]] = {}
         rounds = 0
         while True:
             rounds += 1
-            graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded)
+            graph = assemble(step, unfold=unfold, stand_in=composites.stand_ins, expanded=expanded, shapes=shapes)
             trace = replay_with(engine, graph, cluster, fidelity, slowdown)
             hit = disturbed(trace, composites, fidelity, slowdown) if composites.by_template and fidelity != "flow" else {}
             if not hit:
                 break
             expanded = {i: expanded.get(i, frozenset()) | hit.get(i, frozenset()) for i in {*expanded, *hit}}
-    inside = {key: Inside(c.trace, c.busy) for key, c in composites.by_stand_in.items()}
+    inside = {key: c.inside for key, c in composites.by_stand_in.items()}
     return Execution(trace, composites, measure_ranks(trace, inside), rounds)
 
 

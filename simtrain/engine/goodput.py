@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from simtrain.engine.intervals import Interval, interval
+from simtrain.engine.confidence import Interval, interval
 from simtrain.engine.job import Job
 from simtrain.engine.ledger import PARTS, Loss, Part, Span
 from simtrain.hardware import Cluster

@@ -1,70 +1,77 @@
-"""Confidence intervals of means over seeds, and of differences between variants that saw the same random numbers.
+"""Unions and overlaps of the intervals of many ranks at once.
 
-References
-----------
-.. [1] Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964, 26.7.5: quantiles of Student's t by those of the normal distribution.
+A rank's times become integers (ticks of the grid) in a range of its own, so that one sort serves all ranks. Sums of ticks are exact.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
-from typing import NamedTuple
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simtrain.graph.graph import Floats, Ints
+from simtrain.graph.grid import GRID
+
+Flags = NDArray[np.bool_]
+BITS = 62
+"""Of an integer; the sign and one bit to spare are left out."""
 
 
-class Interval(NamedTuple):
-    """A mean and the ends of its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference is told from none."""
-        return self.low > 0 or self.high < 0
+def rank_blocks(num_ranks: int, makespan: float) -> Iterator[tuple[int, int]]:
+    """Yield ranges of ranks of which each fits on one line; mostly there is one."""
+    most = max(1, 1 << (BITS - _time_bits(makespan)))
+    for first in range(0, num_ranks, most):
+        yield first, min(first + most, num_ranks)
 
 
-def student_quantile(probability: float, degrees: int) -> float:
-    """Return a quantile of Student's t distribution, within 1 % from 4 degrees of freedom on [1]_.
+def _time_bits(makespan: float) -> int:
+    return (int(makespan * GRID) + 1).bit_length()
 
-    Examples
-    --------
-    >>> round(student_quantile(0.975, 9), 2), round(student_quantile(0.975, 199), 3)
-    (2.26, 1.972)
+
+class Line:
+    """Times of some ranks, one rank's behind another's.
+
+    Parameters
+    ----------
+    num_ranks
+        Ranks, numbered from 0.
+    makespan
+        No time is later. [s]
     """
-    z, n = NormalDist().inv_cdf(probability), degrees
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / n**power for power, term in enumerate(terms, start=1))
+
+    def __init__(self, num_ranks: int, makespan: float) -> None:
+        self.num_ranks, self._bits = num_ranks, _time_bits(makespan)
+
+    def at(self, rank: Ints, time: Floats) -> Ints:
+        """Return the place of a rank's time. [ticks]"""
+        return (rank << self._bits) + (time * GRID).astype(np.int64)
+
+    def rank_of(self, place: Ints) -> Ints:
+        """Return the rank to whose times a place belongs."""
+        return place >> self._bits
+
+    def lengths(self, union: tuple[Ints, Ints]) -> Floats:
+        """Return the time that disjoint intervals cover on each rank. [s]"""
+        first, last = union
+        return np.bincount(self.rank_of(first), (last - first).astype(np.float64), self.num_ranks) / GRID
 
 
-def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the mean of independent values with its interval; infinitely wide for a single value.
+def union(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """Return the union of intervals as starts and ends of disjoint ones, in order.
 
-    Examples
-    --------
-    >>> interval([1.0, 1.0, 1.0])
-    Interval(mean=1.0, low=1.0, high=1.0)
+    Notes
+    -----
+    Starts and ends are sorted each on its own: before the i-th start nothing is open if and only if i intervals have ended.
     """
-    mean = fmean(values)
-    if len(values) < 2:
-        return Interval(mean, -math.inf, math.inf)
-    half = student_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
+    if not len(starts):
+        return starts, ends
+    starts, ends = np.sort(starts), np.sort(ends)
+    opens = np.flatnonzero(np.append(True, starts[1:] > ends[:-1]))
+    return starts[opens], ends[np.append(opens[1:], len(ends)) - 1]
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the mean of ours minus theirs, seed by seed, with its interval.
-
-    Examples
-    --------
-    >>> paired_difference([2.0, 5.0, 3.0], [1.0, 4.0, 2.0])
-    Interval(mean=1.0, low=1.0, high=1.0)
-    """
-    return interval([a - b for a, b in zip(ours, theirs, strict=True)], confidence)
+def overlaps(starts: Ints, ends: Ints, other: tuple[Ints, Ints]) -> Flags:
+    """For each interval, whether it overlaps one of a union for more than an instant."""
+    first, last = other
+    return np.searchsorted(first, ends, side="left") > np.searchsorted(last, starts, side="right")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simtrain.engine.intervals import Flags, Line, overlaps, rank_blocks, union
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Floats, Ints
+from simtrain.graph.grid import GRID
 from simtrain.graph.step import allocated_bytes
 from simtrain.graph.template import COMMUNICATION, LINK_CLASSES, Kind
 from simtrain.hardware import Cluster
@@ -52,15 +55,73 @@ def axis_label(axis: str) -> str:
     return "dp" if "dp" in parts else parts[-1]
 
 
-@dataclass
 class Inside:
-    """What happens inside a composite: its own replay, from time 0, and the budget of that."""
+    """What happens inside a composite: its own replay, from time 0, and the budget of that.
 
-    trace: Trace
-    busy: Busy
+    Parameters
+    ----------
+    replay
+        Replays it; called when somebody asks for the trace.
+    seconds
+        Duration. [s]
+    busy
+        Budget.
+    """
+
+    def __init__(self, replay: Callable[[], Trace], seconds: float, busy: Busy) -> None:
+        self._replay, self.seconds, self.busy = replay, seconds, busy
+
+    @cached_property
+    def trace(self) -> Trace:
+        """Of the template alone."""
+        return self._replay()
+
+    @cached_property
+    def amounts(self) -> Floats:
+        """The budget in columns."""
+        b = self.busy
+        by_axis = [amount.get(axis, 0.0) for amount in (b.exposed, b.communication, b.sent) for axis in AXES]
+        return np.array([b.compute, *by_axis, *(b.link_bytes.get(int(link), 0.0) for link in LINK_CLASSES), b.flops])
 
 
-def measure_ranks(trace: Trace, inside: Mapping[int, Inside] | None = None) -> list[Busy]:
+_EXPOSED, _COMMUNICATION, _SENT = (slice(1 + i * len(AXES), 1 + (i + 1) * len(AXES)) for i in range(3))
+_LINKS = slice(_SENT.stop, _SENT.stop + len(LINK_CLASSES))
+_FLOPS = _LINKS.stop
+
+
+class Budget(Sequence[Busy]):
+    """Time budgets of all represented ranks.
+
+    Parameters
+    ----------
+    amounts
+        A row per rank; columns as in :attr:`Inside.amounts`.
+    """
+
+    def __init__(self, amounts: Floats) -> None:
+        self._amounts = amounts
+        self.compute, self.flops = amounts[:, 0], amounts[:, _FLOPS]
+        self.exposed, self.communication, self.sent = amounts[:, _EXPOSED], amounts[:, _COMMUNICATION], amounts[:, _SENT]
+        """A column per axis of :data:`AXES`."""
+
+    def __len__(self) -> int:
+        return len(self._amounts)
+
+    @overload
+    def __getitem__(self, index: int) -> Busy: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Busy]: ...
+    def __getitem__(self, index: int | slice) -> Busy | list[Busy]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        row = self._amounts[index].tolist()
+        exposed, communication, sent = (
+            {axis: value for axis, value in zip(AXES, row[part], strict=True) if value} for part in (_EXPOSED, _COMMUNICATION, _SENT)
+        )
+        return Busy(row[0], exposed, communication, {int(link): value for link, value in zip(LINK_CLASSES, row[_LINKS], strict=True)}, sent, row[_FLOPS])
+
+
+def measure_ranks(trace: Trace, inside: Mapping[int, Inside] | None = None) -> Budget:
     """Return the time budget of each represented rank.
 
     Parameters
@@ -70,88 +131,122 @@ def measure_ranks(trace: Trace, inside: Mapping[int, Inside] | None = None) -> l
     inside
         Inside of each composite, by ``id`` of its template.
     """
-    g, table = trace.graph, trace.graph.table
-    template_of = np.repeat(np.arange(len(table.templates)), [len(t.ops) for t in table.templates])
-    return [_measure_rank(trace, np.flatnonzero(g.rank == rank), template_of, inside or {}) for rank in range(len(g.ranks))]
+    rows = _Rows(trace, inside or {})
+    num_ranks = len(trace.graph.ranks)
+    amounts = np.zeros((num_ranks, _FLOPS + 1))
+    for first, stop in rank_blocks(num_ranks, trace.makespan):
+        rows.measure(amounts[first:stop], first, stop)
+    return Budget(amounts)
 
 
-def _measure_rank(trace: Trace, rows: Ints, template_of: Ints, inside: Mapping[int, Inside]) -> Busy:
-    g, table = trace.graph, trace.graph.table
-    kinds = table.kind[g.op[rows]]
-    plain, composites = rows[kinds != Kind.COMPOSITE], rows[kinds == Kind.COMPOSITE]
-    intervals = _intervals(trace, plain)
-    touched = overlaps(trace.start[composites], trace.end[composites], intervals[0], intervals[1])
-    parts = [intervals]
-    busy = _totals(trace, plain)
-    for is_touched in (False, True):
-        chosen = composites[touched == is_touched]
-        for index, count in zip(*np.unique(template_of[g.op[chosen]], return_counts=True), strict=True):
-            within = inside[id(table.templates[index])]
-            if is_touched:  # something else runs at the same time, so time is charged below, operation by operation
-                own = _intervals(within.trace, np.arange(len(within.trace.graph)))
-                starts = trace.start[chosen[template_of[g.op[chosen]] == index]]
-                parts.append((np.add.outer(starts, own[0]).ravel(), np.add.outer(starts, own[1]).ravel(), np.tile(own[2], int(count))))
-            busy.add(replace(within.busy, compute=0.0, exposed={}) if is_touched else within.busy, float(count))
-    covered = _sweep(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    busy.compute += covered[0]
-    for axis, value in zip(AXES, covered[1:], strict=True):
-        if value > 0:
-            busy.exposed[axis] = busy.exposed.get(axis, 0.0) + value
-    return busy
+class _Rows:
+    """Rows of a trace, with what is asked of each."""
+
+    def __init__(self, trace: Trace, inside: Mapping[int, Inside]) -> None:
+        self.trace, self.table = trace, trace.graph.table
+        table = self.table
+        axis = np.array([AXES.index(axis_label(op.axis)) if op.axis and op.kind in COMMUNICATION else -1 for op in table.ops], np.int64)
+        self.category = np.where(np.isin(table.kind, COMMUNICATION), axis + 1, np.where(table.kind == Kind.COMPUTE, 0, -1))
+        """0 for kernels, 1 and more for communication along an axis, -1 for what occupies neither. By operation."""
+        self.payload = np.array([op.payload for op in table.ops], np.float64)
+        self.template_of = np.repeat(np.arange(len(table.templates)), [len(t) for t in table.templates])
+        self.inside = [inside.get(id(t)) for t in table.templates]
+        self.alone = np.array([i.amounts if i else np.zeros(_FLOPS + 1) for i in self.inside]).reshape(-1, _FLOPS + 1)
+
+    def measure(self, amounts: Floats, first: int, stop: int) -> None:
+        """Add up the rows of some ranks."""
+        g, t = self.trace.graph, self.trace
+        if first or stop < len(g.ranks):
+            chosen = np.flatnonzero((g.rank >= first) & (g.rank < stop))
+            rank, op, start, end = g.rank[chosen] - first, g.op[chosen], t.start[chosen], t.end[chosen]
+        else:
+            rank, op, start, end = g.rank, g.op, t.start, t.end
+        line = Line(stop - first, t.makespan)
+        category = self.category[op]
+        self._totals(amounts, rank, op, end - start, category)
+        is_composite = self.table.kind[op] == Kind.COMPOSITE
+        plain = np.flatnonzero(category >= 0)
+        spans = (line.at(rank[plain], start[plain]), line.at(rank[plain], end[plain]))
+        busy = category[plain]
+        rows = np.flatnonzero(is_composite)
+        if len(rows):
+            within = (line.at(rank[rows], start[rows]), line.at(rank[rows], end[rows]))
+            template = self.template_of[op[rows]]
+            touched = self._touched(line, spans, within, rank[rows])
+            spans, busy = self._open(touched, template, within[0], spans, busy)
+            self._closed(amounts, rank[rows], template, touched)
+        self._charge(amounts, line, spans, busy)
+
+    def _totals(self, amounts: Floats, rank: Ints, op: Ints, seconds: Floats, category: Ints) -> None:
+        """Add what adds up whatever runs at the same time: work, bytes, communication times."""
+        num = len(amounts)
+        is_plain = self.table.kind[op] != Kind.COMPOSITE
+        amounts[:, _FLOPS] += np.bincount(rank, self.table.flops[op] * is_plain, num)
+        moving = np.flatnonzero(category > 0)
+        mover, moved = rank[moving], op[moving]
+        place = mover * len(AXES) + category[moving] - 1
+        for part, weights in ((_COMMUNICATION, seconds[moving]), (_SENT, self.payload[moved])):
+            amounts[:, part] += np.bincount(place, weights, num * len(AXES)).reshape(num, -1)
+        for i, link in enumerate(LINK_CLASSES):
+            amounts[:, _LINKS.start + i] += np.bincount(mover, (self.table.nbytes * ((self.table.links & int(link)) != 0))[moved], num)
+
+    @staticmethod
+    def _touched(line: Line, spans: tuple[Ints, Ints], within: tuple[Ints, Ints], rank: Ints) -> Flags:
+        """Return which composites something else overlaps: kernels or communication on the same rank."""
+        beside = union(*spans)
+        both = union(*(np.concatenate(pair) for pair in zip(spans, within, strict=True)))
+        alone = line.lengths(beside) + np.bincount(rank, (within[1] - within[0]).astype(np.float64), line.num_ranks) / GRID
+        if np.array_equal(line.lengths(both), alone):
+            return np.zeros(len(rank), np.bool_)
+        return overlaps(*within, beside)
+
+    def _open(self, touched: Flags, template: Ints, at: Ints, spans: tuple[Ints, Ints], category: Ints) -> tuple[tuple[Ints, Ints], Ints]:
+        """Lay out what is inside the composites that something overlaps: their time is charged operation by operation."""
+        starts, ends, categories = [spans[0]], [spans[1]], [category]
+        for index in np.unique(template[touched]).tolist():
+            inner = self._inside_of(index).trace
+            kinds = _Rows(inner, {}).category[inner.graph.op]
+            rows = np.flatnonzero(kinds >= 0)
+            base = at[touched & (template == index)]
+            starts.append(np.add.outer(base, (inner.start[rows] * GRID).astype(np.int64)).ravel())
+            ends.append(np.add.outer(base, (inner.end[rows] * GRID).astype(np.int64)).ravel())
+            categories.append(np.tile(kinds[rows], len(base)))
+        return (np.concatenate(starts), np.concatenate(ends)), np.concatenate(categories)
+
+    def _inside_of(self, index: int) -> Inside:
+        found = self.inside[index]
+        assert found is not None
+        return found
+
+    def _closed(self, amounts: Floats, rank: Ints, template: Ints, touched: Flags) -> None:
+        """Add the budgets of composites: all of it for those that run alone, what does not depend on others for those that do not."""
+        num, kinds = len(amounts), len(self.alone)
+        for chosen, columns in ((~touched, slice(None)), (touched, slice(_COMMUNICATION.start, None))):
+            if chosen.any():
+                counts = np.bincount((rank * kinds + template)[chosen], minlength=num * kinds).reshape(num, kinds)
+                for index in np.flatnonzero(counts.any(axis=0)).tolist():
+                    amounts[:, columns] += counts[:, index, None] * self.alone[index, columns]
+
+    @staticmethod
+    def _charge(amounts: Floats, line: Line, spans: tuple[Ints, Ints], category: Ints) -> None:
+        """Add the time with kernels, then per axis that with its communication and neither kernels nor an axis before it."""
+        claimed = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        before = np.zeros(line.num_ranks)
+        for wanted in range(len(AXES) + 1):
+            mine = category == wanted
+            if mine.any():
+                claimed = union(np.concatenate([claimed[0], spans[0][mine]]), np.concatenate([claimed[1], spans[1][mine]]))
+                covered = line.lengths(claimed)
+                amounts[:, wanted] += covered - before
+                before = covered
 
 
-def _totals(trace: Trace, rows: Ints) -> Busy:
-    """Return what adds up whatever runs at the same time: work, bytes, communication times."""
-    g, table = trace.graph, trace.graph.table
-    busy = Busy(flops=float(table.flops[g.op[rows]].sum()))
-    moving = rows[np.isin(table.kind[g.op[rows]], COMMUNICATION)]
-    labels = np.array([AXES.index(axis_label(op.axis)) if op.axis else -1 for op in table.ops], np.int64)[g.op[moving]]
-    for i, axis in enumerate(AXES):
-        mine = moving[labels == i]
-        if len(mine):
-            busy.communication[axis] = float((trace.end[mine] - trace.start[mine]).sum())
-            busy.sent[axis] = float(sum(table.ops[o].payload for o in g.op[mine].tolist()))
-    for link in LINK_CLASSES:
-        busy.link_bytes[int(link)] = float(table.nbytes[g.op[moving[(table.links[g.op[moving]] & int(link)) != 0]]].sum())
-    return busy
-
-
-def _intervals(trace: Trace, rows: Ints) -> tuple[Floats, Floats, Ints]:
-    """Return start, end and category of compute (-1) and communication (its axis); rows that occupy neither are left out."""
-    g, table = trace.graph, trace.graph.table
-    kinds = table.kind[g.op[rows]]
-    category = np.array([AXES.index(axis_label(op.axis)) if op.axis else -1 for op in table.ops], np.int64)[g.op[rows]]
-    category = np.where(kinds == Kind.COMPUTE, -1, category)
-    chosen = (kinds == Kind.COMPUTE) | np.isin(kinds, COMMUNICATION)
-    return trace.start[rows[chosen]], trace.end[rows[chosen]], category[chosen]
-
-
-def overlaps(start: Floats, end: Floats, other_start: Floats, other_end: Floats) -> NDArray[np.bool_]:
-    """For each interval, whether it overlaps one of the others for more than an instant."""
-    if not len(other_start):
-        return np.zeros(len(start), np.bool_)
-    order = np.argsort(other_start, kind="stable")
-    latest = np.maximum.accumulate(other_end[order])
-    before = np.searchsorted(other_start[order], end, side="left")
-    return (before > 0) & (latest[np.maximum(before, 1) - 1] > start)
-
-
-def _sweep(start: Floats, end: Floats, category: Ints) -> list[float]:
-    """Return the time with compute, then per axis the time with its communication and neither compute nor an axis before it."""
-    edges, place = np.unique(np.concatenate([start, end]), return_inverse=True)
-    width = np.diff(edges)
-    half = len(start)
-    claimed = np.zeros(max(len(edges) - 1, 0), np.bool_)
-    totals: list[float] = []
-    for wanted in range(-1, len(AXES)):
-        depth = np.zeros(len(edges), np.int64)
-        mine = category == wanted
-        np.add.at(depth, place[:half][mine], 1)
-        np.add.at(depth, place[half:][mine], -1)
-        active = (np.cumsum(depth)[:-1] > 0) & ~claimed
-        totals.append(float(width[active].sum()))
-        claimed |= active
-    return totals
+def repeated(replay: Callable[[], Trace], parts: Sequence[tuple[Inside, int]]) -> Inside:
+    """Return the inside of composites one after another, with repetitions."""
+    busy = Busy()
+    for part, count in parts:
+        busy.add(part.busy, count)
+    return Inside(replay, sum(count * part.seconds for part, count in parts), busy)
 
 
 def waiting(trace: Trace) -> np.ndarray:
@@ -165,18 +260,19 @@ def waiting(trace: Trace) -> np.ndarray:
     return result
 
 
-def step_metrics(trace: Trace, busy: Sequence[Busy], cluster: Cluster) -> dict[str, float]:
+def step_metrics(trace: Trace, busy: Budget, cluster: Cluster) -> dict[str, float]:
     """Return every metric of a step in SI units; means over ranks where ranks differ, the worst rank for memory."""
     graph, time, gpus = trace.graph, trace.makespan, cluster.num_accelerators
     step, peak = graph.step, cluster.node.accelerator.peak_of(graph.step.dtype)
     copies = len(graph.ranks) / len(step.classes)
-    weights = [step.classes[c].multiplicity / copies for c in graph.rank_class.tolist()]
+    weights = np.array([cls.multiplicity / copies for cls in step.classes])[graph.rank_class]
+    weights /= weights.sum()
 
-    def mean(values: Iterable[float]) -> float:
-        return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+    def mean(values: Floats) -> float:
+        return float((values * weights).sum())
 
-    exposed = {axis: mean(b.exposed.get(axis, 0.0) for b in busy) for axis in AXES}
-    compute = mean(b.compute for b in busy)
+    exposed = {axis: mean(busy.exposed[:, i]) for i, axis in enumerate(AXES)}
+    compute = mean(busy.compute)
     metrics = {
         "step_time": time,
         "tokens_per_s": step.tokens / time,
@@ -184,11 +280,11 @@ def step_metrics(trace: Trace, busy: Sequence[Busy], cluster: Cluster) -> dict[s
         "tflops_per_gpu": step.model_flops / time / gpus / 1e12,
         "mfu": step.model_flops / time / gpus / peak,
         "mfu_causal": step.model_flops_causal / time / gpus / peak,
-        "hfu": mean(b.flops for b in busy) / time / peak,
+        "hfu": mean(busy.flops) / time / peak,
         "compute": compute,
         "exposed_comm": sum(exposed.values()),
         **{f"exposed_comm.{axis}": value for axis, value in exposed.items() if value},
-        **{f"sent_bytes.{axis}": v for axis in AXES if (v := mean(b.sent.get(axis, 0.0) for b in busy))},
+        **{f"sent_bytes.{axis}": value for i, axis in enumerate(AXES) if (value := mean(busy.sent[:, i]))},
         "bubble_fraction": max(0.0, 1 - (compute + sum(exposed.values())) / time),
         "peak_memory": max(allocated_bytes(c.memory) for c in step.classes),
         "num_gpus": float(gpus),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simtrain.errors import InputError
+from simtrain.graph.columns import NONE, ColumnProgram, Columns, Edges, columns_of, edges_of
 from simtrain.graph.mesh import split_axes
-from simtrain.graph.step import Do, RankClass, Step
+from simtrain.graph.step import Step
 from simtrain.graph.template import COMMUNICATION, Kind, Op, Template
 
 Ints = NDArray[np.int64]
@@ -78,28 +78,13 @@ class Graph:
         return len(self.op)
 
 
-class _Interner:
-    """Gives each template a place in the table, composites included."""
-
-    def __init__(self) -> None:
-        self.templates: list[Template] = []
-        self._index: dict[int, int] = {}
-
-    def add(self, template: Template) -> int:
-        index = self._index.get(id(template))
-        if index is None:
-            index = self._index[id(template)] = len(self.templates)
-            self.templates.append(template)
-        return index
-
-
 def _table(templates: list[Template]) -> OpTable:
     ops = [op for template in templates for op in template.ops]
     streams = sorted({op.stream for op in ops}, key=lambda s: (s != "compute", s))
     number = {name: i for i, name in enumerate(streams)}
     return OpTable(
         templates,
-        np.cumsum([0] + [len(t.ops) for t in templates])[:-1].astype(np.int64),
+        np.cumsum([0] + [len(t) for t in templates])[:-1].astype(np.int64),
         ops,
         np.array([number[op.stream] for op in ops], np.int64),
         streams,
@@ -113,73 +98,27 @@ def _table(templates: list[Template]) -> OpTable:
     )
 
 
-@dataclass
-class _ClassRows:
-    """Rows of one class before they are copied to ranks."""
+@dataclass(frozen=True)
+class _Programs:
+    """Instructions of all classes, class after class."""
 
-    template: list[int]
-    base: list[int]
-    instance: list[int]
-    microbatch: list[int]
-    deps: list[tuple[int, int]]
-    messages: list[tuple[int, Hashable]]
-    count: int
-
-
-def _entries(template: Template) -> list[int]:
-    """Operations that wait for what precedes the template: those without any predecessor inside it."""
-    seen: set[str] = set()
-    entries: list[int] = []
-    for i, op in enumerate(template.ops):
-        if not op.deps and op.stream not in seen:
-            entries.append(i)
-        seen.add(op.stream)
-    return entries
-
-
-def _write_class(cls: RankClass, interner: _Interner, stand_in: Mapping[int, Template], expanded: frozenset[int]) -> _ClassRows:
-    """Lay a program out as rows; only the frontier needs Python, everything inside templates is stamped later."""
-    rows = _ClassRows([], [], [], [], [], [], 0)
-    frontier: list[tuple[int, str]] = []
-    asides: dict[Hashable, list[tuple[int, str]]] = {}
-    entries: dict[int, list[int]] = {}
-    for number, instruction in enumerate(cls.program):
-        if not isinstance(instruction, Do):
-            frontier = frontier + asides.pop(instruction.key, [])
-            continue
-        template = instruction.template
-        if id(template) in stand_in and number not in expanded:
-            template = stand_in[id(template)]
-        if not template.ops:
-            if instruction.key is not None:
-                asides[instruction.key] = list(frontier)
-            continue
-        index, base = interner.add(template), rows.count
-        if index not in entries:
-            entries[index] = _entries(template)
-        for local in entries[index]:
-            stream = template.ops[local].stream
-            rows.deps += [(row, base + local) for row, other in frontier if other != stream]
-        rows.template.append(index)
-        rows.base.append(base)
-        rows.instance.append(number)
-        rows.microbatch.append(instruction.microbatch)
-        if instruction.message is not None:
-            rows.messages.append((base, instruction.message))
-        rows.count += len(template.ops)
-        exits = [(base + i, template.ops[i].stream) for i in template.exits]
-        if instruction.leaves is not None:
-            asides[instruction.leaves] = [(base + i, template.ops[i].stream) for i in template.left_open]
-        if instruction.key is None:
-            frontier = exits or frontier
-        else:
-            asides[instruction.key] = exits
-    return rows
+    index: Ints
+    """Template of each instruction, -1 where nothing runs."""
+    cls: Ints
+    instance: Ints
+    microbatch: Ints
+    message: Ints
+    named: tuple[tuple[int, Hashable], ...]
+    source: Ints
+    """Instructions that others wait for, those, and whether they wait for what was left open."""
+    target: Ints
+    is_left_open: NDArray[np.bool_]
 
 
 def assemble(
-    step: Step, *, unfold: Sequence[str] = (), stand_in: Mapping[int, Template] | None = None, expanded: Mapping[int, frozenset[int]] | None = None
-) -> Graph:
+    step: Step, *, unfold: Sequence[str] = (), stand_in: Mapping[int, Template] | None = None, expanded: Mapping[int, frozenset[int]] | None = None,
+    shapes: Shapes | None = None,
+) -> Graph:  # fmt: skip
     """Stamp the programs of a step into rows.
 
     Parameters
@@ -192,17 +131,87 @@ def assemble(
         Composite by ``id`` of the template it replaces.
     expanded
         Per class, the instructions that are executed operation by operation in spite of a composite.
+    shapes
+        Rows stamped before, taken where only costs differ.
 
     Raises
     ------
     InputError
         If an axis to unfold is not in the mesh, or distinguishes the classes already.
     """
-    interner = _Interner()
-    written = [_write_class(cls, interner, stand_in or {}, (expanded or {}).get(i, frozenset())) for i, cls in enumerate(step.classes)]
-    table = _table(interner.templates)
-    folded = _stamp_classes(step, written, table)
-    return _copy_to_ranks(step, table, folded, _unfolded_axes(step, unfold))
+    axes = _unfolded_axes(step, unfold)
+    programs = [columns_of(cls.program) for cls in step.classes]
+    templates, slots = _number_templates(programs, stand_in or {}, expanded or {})
+    table = _table(templates)
+    key = None
+    if shapes is not None and not expanded:
+        sizes = tuple((axis, step.mesh.size(axis)) for axis in axes)
+        key = (tuple(id(p.columns) for p in programs), tuple(map(tuple, slots[0])), tuple(t.shape for t in templates), sizes)
+        found = shapes.get(key)
+        if found is not None:
+            return replace(found, table=table, step=step, ranks=_ranks(step, axes))
+    folded = _stamp(_join(programs, slots, expanded or {}, table), table)
+    graph = _copy_to_ranks(step, table, folded, axes)
+    if shapes is not None and key is not None:
+        shapes.put(key, graph, tuple(p.columns for p in programs))
+    return graph
+
+
+class Shapes:
+    """Graphs by the order of their instructions and the operations behind them, costs aside; the least recently used go first.
+
+    Parameters
+    ----------
+    most_rows
+        Rows that are kept at most, of all graphs together.
+    """
+
+    def __init__(self, most_rows: int = 4_000_000) -> None:
+        self.most_rows = most_rows
+        self._kept: dict[Hashable, tuple[Graph, tuple[Columns, ...]]] = {}
+        self._rows = 0
+
+    def get(self, key: Hashable) -> Graph | None:
+        """Return the graph stored under a key."""
+        found = self._kept.pop(key, None)
+        if found is None:
+            return None
+        self._kept[key] = found
+        return found[0]
+
+    def put(self, key: Hashable, graph: Graph, columns: tuple[Columns, ...]) -> None:
+        """Store a graph; ``columns`` are kept with it, because their identity is part of the key."""
+        if len(graph) > self.most_rows:
+            return
+        self._kept[key] = (graph, columns)
+        self._rows += len(graph)
+        while self._rows > self.most_rows:
+            self._rows -= len(self._kept.pop(next(iter(self._kept)))[0])
+
+
+def _number_templates(
+    programs: list[ColumnProgram], stand_in: Mapping[int, Template], expanded: Mapping[int, frozenset[int]]
+) -> tuple[list[Template], tuple[list[list[int]], list[list[int]]]]:
+    """Give each template a place in the table: per class and slot what stands for it, and what it is itself where some are expanded."""
+    templates: list[Template] = []
+    numbers: dict[int, int] = {}
+
+    def number(template: Template) -> int:
+        if not len(template):
+            return NONE
+        found = numbers.get(id(template))
+        if found is None:
+            found = numbers[id(template)] = len(templates)
+            templates.append(template)
+        return found
+
+    shared: dict[int, list[int]] = {}
+    for program in programs:
+        if id(program.templates) not in shared:
+            shared[id(program.templates)] = [number(stand_in.get(id(t), t)) for t in program.templates]
+    short = [shared[id(program.templates)] for program in programs]
+    whole = [[number(t) for t in program.templates] if expanded.get(i) else [] for i, program in enumerate(programs)]
+    return templates, (short, whole)
 
 
 def _unfolded_axes(step: Step, unfold: Sequence[str]) -> list[str]:
@@ -213,101 +222,165 @@ def _unfolded_axes(step: Step, unfold: Sequence[str]) -> list[str]:
     return [axis for axis in step.mesh.sizes if axis in unfold and axis not in fixed and step.mesh.size(axis) > 1]
 
 
+def _join(programs: list[ColumnProgram], slots: tuple[list[list[int]], list[list[int]]], expanded: Mapping[int, frozenset[int]], table: OpTable) -> _Programs:
+    """Lay the programs of all classes one after another."""
+    has_exits = np.array([bool(t.exits) for t in table.templates] + [False])
+    parts: list[tuple[Ints, Edges]] = []
+    named: list[tuple[int, Hashable]] = []
+    offset = 0
+    for number, (program, short, whole) in enumerate(zip(programs, *slots, strict=True)):
+        index = np.append(np.array(short, np.int64), NONE)[program.columns.slot]
+        if whole:
+            chosen = np.array(sorted(expanded[number]), np.int64)
+            index[chosen] = np.array(whole, np.int64)[program.columns.slot[chosen]]
+        edges = edges_of(program.columns, index >= 0, has_exits[index])
+        parts.append((index, Edges(edges.source + offset, edges.target + offset, edges.is_left_open)))
+        named += [(position + offset, name) for position, name in program.columns.named]
+        offset += len(index)
+    columns = [program.columns for program in programs]
+    return _Programs(
+        np.concatenate([index for index, _ in parts]),
+        np.repeat(np.arange(len(columns), dtype=np.int64), [len(c) for c in columns]),
+        np.concatenate([np.arange(len(c), dtype=np.int64) for c in columns]),
+        np.concatenate([c.microbatch for c in columns]),
+        np.concatenate([c.message for c in columns]),
+        tuple(named),
+        *(np.concatenate(column) for column in zip(*(edges for _, edges in parts), strict=True)),
+    )
+
+
 @dataclass
 class _Folded:
-    """Rows of all classes, class after class."""
+    """Rows of one representative per class, time-major: instruction, operation of its template, class."""
 
     op: Ints
     cls: Ints
-    local: Ints
-    """Place of the operation in its template."""
     group: Ints
     num_groups: int
+    previous: Ints
     dep_from: Ints
     dep_to: Ints
     microbatch: Ints
     instance: Ints
 
 
-def _stamp_classes(step: Step, written: list[_ClassRows], table: OpTable) -> _Folded:
-    lengths = np.array([len(t.ops) for t in table.templates], np.int64)
-    inner = [np.array([(d, i) for i, op in enumerate(t.ops) for d in op.deps], np.int64).reshape(-1, 2) for t in table.templates]
-    parts: dict[str, list[Ints]] = {name: [] for name in ("op", "cls", "local", "microbatch", "instance", "from", "to")}
-    messages: dict[Hashable, list[int]] = {}
-    offset = 0
-    for number, rows in enumerate(written):
-        index = np.array(rows.template, np.int64)
-        base = np.array(rows.base, np.int64)
-        count = lengths[index]
-        local = np.arange(rows.count, dtype=np.int64) - np.repeat(base, count)
-        parts["op"].append(np.repeat(table.start[index], count) + local)
-        parts["cls"].append(np.full(rows.count, number, np.int64))
-        parts["local"].append(local)
-        parts["microbatch"].append(np.repeat(np.array(rows.microbatch, np.int64), count))
-        parts["instance"].append(np.repeat(np.array(rows.instance, np.int64), count))
-        outer = np.array(rows.deps, np.int64).reshape(-1, 2)
-        stamped = [outer] + [(base[index == t, None, None] + inner[t][None]).reshape(-1, 2) for t in range(len(inner)) if len(inner[t])]
-        pairs = np.concatenate(stamped) + offset
-        parts["from"].append(pairs[:, 0])
-        parts["to"].append(pairs[:, 1])
-        for row, message in rows.messages:
-            messages.setdefault(message, []).append(row + offset)
-        offset += rows.count
-    columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    group, num_groups = _groups(columns["op"], table, messages)
+def _stamp(p: _Programs, table: OpTable) -> _Folded:
+    """Write every instruction's operations as rows."""
+    lengths = np.array([len(t) for t in table.templates], np.int64)
+    runs = np.flatnonzero(p.index >= 0)
+    index = p.index[runs]
+    count = lengths[index]
+    base = np.full(len(p.index), NONE, np.int64)
+    base[runs] = np.cumsum(count) - count
+    owner = np.repeat(runs, count)
+    local = np.arange(len(owner), dtype=np.int64) - base[owner]
+    op, cls, instance = np.repeat(table.start[index], count) + local, p.cls[owner], p.instance[owner]
+    outer = _stamp_edges(p, base, table.templates)
+    inner = [(base[p.index == t, None, None] + pairs).reshape(-1, 2) for t, template in enumerate(table.templates) if len(pairs := _inner(template))]
+    pairs = np.concatenate([outer, *inner])
+    group, num_groups = _groups(op, table, p, base)
+    order = np.lexsort((cls, local, instance)) if int(count.max(initial=1)) > 1 else np.argsort(instance * (int(cls.max(initial=0)) + 1) + cls, kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    op, cls = op[order], cls[order]
     return _Folded(
-        columns["op"], columns["cls"], columns["local"], group, num_groups, columns["from"], columns["to"], columns["microbatch"], columns["instance"]
+        op, cls, group[order], num_groups, _previous(op, cls, table), place[pairs[:, 0]], place[pairs[:, 1]], p.microbatch[owner[order]], instance[order]
     )
 
 
-def _groups(op: Ints, table: OpTable, messages: dict[Hashable, list[int]]) -> tuple[Ints, int]:
-    """Number the rendezvous: each collective its own, each message joins its two ends."""
-    group = np.full(len(op), -1, np.int64)
-    collectives = np.flatnonzero(table.kind[op] == Kind.COLLECTIVE)
+def _inner(template: Template) -> Ints:
+    return np.array([(d, i) for i, op in enumerate(template.ops) for d in op.deps], np.int64).reshape(-1, 2)
+
+
+def _stamp_edges(p: _Programs, base: Ints, templates: list[Template]) -> Ints:
+    """Turn what waits for what among instructions into pairs of rows: exits (or what is left open) and entries on another stream."""
+    code = (p.index[p.source] * 2 + p.is_left_open) * len(templates) + p.index[p.target]
+    order = np.argsort(code.astype(np.uint16) if 2 * len(templates) ** 2 < 2**16 else code, kind="stable")
+    stops = np.append(np.flatnonzero(np.diff(code[order])) + 1, len(code)) if len(code) else []
+    rows: list[Ints] = [np.zeros((0, 2), np.int64)]
+    begin = 0
+    for stop in stops:
+        chosen = order[begin:stop]
+        begin = int(stop)
+        source, target = templates[p.index[p.source[chosen[0]]]], templates[p.index[p.target[chosen[0]]]]
+        out = source.left_open if p.is_left_open[chosen[0]] else source.exits
+        pairs = np.array([(i, j) for i in out for j in target.entries if source.ops[i].stream != target.ops[j].stream], np.int64).reshape(-1, 2)
+        if len(pairs):
+            ends = np.stack([base[p.source[chosen]], base[p.target[chosen]]], axis=1)
+            rows.append((ends[:, None] + pairs).reshape(-1, 2))
+    return np.concatenate(rows)
+
+
+def _groups(op: Ints, table: OpTable, p: _Programs, base: Ints) -> tuple[Ints, int]:
+    """Number the rendezvous: each collective its own, each message joins its two ends; a composite with collectives is one too."""
+    group = np.full(len(op), NONE, np.int64)
+    joins = np.array([bool(op.axis) and op.kind in (Kind.COLLECTIVE, Kind.COMPOSITE) for op in table.ops], np.bool_)
+    collectives = np.flatnonzero(joins[op])
     group[collectives] = np.arange(len(collectives))
     number = len(collectives)
-    for message, rows in messages.items():
-        if len(rows) != 2:
-            raise AssertionError(f"message {message!r} has {len(rows)} ends; a send needs exactly one receive")
-        group[rows] = number
+    ends = np.flatnonzero((p.message >= 0) & (p.index >= 0))
+    ends = ends[np.argsort(p.message[ends], kind="stable")]
+    message = p.message[ends]
+    starts = np.flatnonzero(np.append(True, message[1:] != message[:-1])) if len(ends) else ends
+    counts = np.diff(np.append(starts, len(ends)))
+    if len(counts) and (counts != 2).any():
+        raise AssertionError(f"message {message[starts[counts != 2][0]]} has {counts[counts != 2][0]} ends; a send needs exactly one receive")
+    group[base[ends]] = number + np.repeat(np.arange(len(starts)), 2)
+    number += len(starts)
+    named: dict[Hashable, list[int]] = {}
+    for position, name in p.named:
+        if p.index[position] >= 0:
+            named.setdefault(name, []).append(position)
+    for name, positions in named.items():
+        if len(positions) != 2:
+            raise AssertionError(f"message {name!r} has {len(positions)} ends; a send needs exactly one receive")
+        group[base[positions]] = number
         number += 1
     return group, number
 
 
+def _ranks(step: Step, axes: list[str]) -> list[int]:
+    """Return the ranks that are represented: class after class, and in each all copies along the unfolded axes."""
+    strides = [(step.mesh.size(axis), step.mesh.stride(axis)) for axis in axes]
+    copies = np.zeros(1, np.int64)
+    for size, stride in strides:
+        copies = (copies[:, None] + stride * np.arange(size)).ravel()
+    return [rank for cls in step.classes for rank in (step.mesh.rank(cls.coordinates) + copies).tolist()]
+
+
 def _copy_to_ranks(step: Step, table: OpTable, f: _Folded, axes: list[str]) -> Graph:
-    """Copy every row to the copies of its class along the unfolded axes, then number rows time-major."""
-    sizes = [step.mesh.size(axis) for axis in axes]
-    copies = [dict(zip(axes, index, strict=True)) for index in itertools.product(*(range(s) for s in sizes))]
-    n, num = len(f.op), len(copies)
-    first_copy = _first_copies(table, axes, copies)
-    copy = np.repeat(np.arange(num, dtype=np.int64), n)
-    tile = np.tile(np.arange(n, dtype=np.int64), num)
-    group = np.where(f.group[tile] >= 0, f.group[tile] * num + first_copy[f.op[tile], copy], -1)
-    rank = f.cls[tile] * num + copy
-    order = np.lexsort((rank, f.local[tile], f.instance[tile]))
-    place = np.empty(n * num, np.int64)
-    place[order] = np.arange(n * num)
-    shift = np.repeat(np.arange(num, dtype=np.int64) * n, len(f.dep_from))
-    dep_from = place[np.tile(f.dep_from, num) + shift]
-    dep_to = place[np.tile(f.dep_to, num) + shift]
-    rows = tile[order]
-    ranks = [step.mesh.rank({**cls.coordinates, **c}) for cls in step.classes for c in copies]
+    """Copy every row to the copies of its class along the unfolded axes; copies of a row follow each other."""
+    ranks = _ranks(step, axes)
+    num, classes = len(ranks) // len(step.classes), np.arange(len(step.classes), dtype=np.int64)
+    rank_class, is_representative = np.repeat(classes, num), np.arange(len(ranks)) % num == 0
+    if num == 1:
+        # Alone on its rank a composite meets nobody.
+        group = np.where(table.kind[f.op] == Kind.COMPOSITE, NONE, f.group)
+        return Graph(
+            table, step, ranks, rank_class, is_representative, f.op, f.cls, group, f.previous, f.dep_from, f.dep_to, f.microbatch, f.instance
+        )  # fmt: skip
+    copy = np.arange(num, dtype=np.int64)
+    spread = lambda column, offset: np.where(column[:, None] >= 0, column[:, None] * num + offset, NONE).ravel()  # noqa: E731
+    first_copy = _first_copies(table, step, axes)
+    group = spread(f.group, first_copy[f.op])
     return Graph(
-        table, step, ranks, np.repeat(np.arange(len(step.classes), dtype=np.int64), num), np.arange(len(ranks)) % num == 0,
-        f.op[rows], rank[order], group[order], _previous(f.op[rows], rank[order], table), dep_from, dep_to, f.microbatch[rows], f.instance[rows],
+        table, step, ranks, rank_class, is_representative, np.repeat(f.op, num), spread(f.cls, copy), group, spread(f.previous, copy),
+        spread(f.dep_from, copy), spread(f.dep_to, copy), np.repeat(f.microbatch, num), np.repeat(f.instance, num),
     )  # fmt: skip
 
 
-def _first_copies(table: OpTable, axes: list[str], copies: list[dict[str, int]]) -> Ints:
+def _first_copies(table: OpTable, step: Step, axes: list[str]) -> Ints:
     """For each operation and copy: the first copy of the same rendezvous, i.e. with the collective's own axes at 0."""
-    number = {tuple(c.values()): i for i, c in enumerate(copies)}
-    by_axis: dict[str, list[int]] = {}
-    result = np.empty((len(table.ops), len(copies)), np.int64)
+    sizes = [step.mesh.size(axis) for axis in axes]
+    copy = np.arange(int(np.prod(sizes)), dtype=np.int64).reshape(sizes)
+    by_axis: dict[str, Ints] = {}
+    result = np.empty((len(table.ops), copy.size), np.int64)
     for i, op in enumerate(table.ops):
-        joined = op.axis if op.kind == Kind.COLLECTIVE else ""
+        joined = op.axis if op.kind in (Kind.COLLECTIVE, Kind.COMPOSITE) else ""
         if joined not in by_axis:
             own = split_axes(joined)
-            by_axis[joined] = [number[tuple(0 if a in own else c[a] for a in axes)] for c in copies]
+            first = copy[tuple(slice(0, 1) if axis in own else slice(None) for axis in axes)]
+            by_axis[joined] = np.broadcast_to(first, copy.shape).ravel()
         result[i] = by_axis[joined]
     return result
 
@@ -315,8 +388,8 @@ def _first_copies(table: OpTable, axes: list[str], copies: list[dict[str, int]])
 def _previous(op: Ints, rank: Ints, table: OpTable) -> Ints:
     """For each row the row before it on the same rank and stream."""
     lane = rank * len(table.streams) + table.stream[op]
-    order = np.lexsort((np.arange(len(op)), lane))
-    previous = np.full(len(op), -1, np.int64)
+    order = np.argsort(lane.astype(np.uint16) if lane.max(initial=0) < 2**16 else lane, kind="stable")
+    previous = np.full(len(op), NONE, np.int64)
     same = lane[order][1:] == lane[order][:-1]
     previous[order[1:][same]] = order[:-1][same]
     return previous

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from simtrain.cost.placement import Group
 from simtrain.errors import InputError, did_you_mean
 
 
@@ -72,6 +73,12 @@ class Mesh:
     def rank(self, coordinates: Mapping[str, int]) -> int:
         """Return the rank at the given coordinates; axes not given are 0."""
         return sum(self._strides[name] * index for name, index in coordinates.items())
+
+    def block(self, axis: str, coordinates: Mapping[str, int] | None = None) -> Group:
+        """Return :meth:`group` as its first rank and the axes laid over it, without listing the members."""
+        names = split_axes(axis)
+        base = self.rank({k: v for k, v in (coordinates or {}).items() if k not in names})
+        return Group(base, tuple((self._strides[name], self.sizes[name]) for name in names if self.sizes[name] > 1))
 
     def group(self, axis: str, coordinates: Mapping[str, int] | None = None) -> list[int]:
         """Return the ranks that differ from the given coordinates only along ``axis``."""

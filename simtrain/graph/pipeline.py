@@ -133,24 +133,25 @@ def _send(stage: Stage, task: Task) -> Do | None:
     if target is None or target == stage.index:
         return None
     place = stage.position(task) + (1 if task.is_forward else -1)
-    template = _message(stage.transfer(stage.index, target), task.is_forward, is_send=True)
-    message = (task.is_forward, place, task.microbatch)
-    return Do(template, ("send", *message), task.microbatch, task.chunk, message)
+    template = message(stage.transfer(stage.index, target), task.is_forward, is_send=True)
+    name = (task.is_forward, place, task.microbatch)
+    return Do(template, ("send", *name), task.microbatch, task.chunk, name)
 
 
 def _receive(stage: Stage, task: Task) -> Do | None:
     source = stage.source(task)
     if source is None or source == stage.index:
         return None
-    template = _message(stage.transfer(source, stage.index), task.is_forward, is_send=False)
-    message = (task.is_forward, stage.position(task), task.microbatch)
-    return Do(template, ("recv", *message), task.microbatch, task.chunk, message)
+    template = message(stage.transfer(source, stage.index), task.is_forward, is_send=False)
+    name = (task.is_forward, stage.position(task), task.microbatch)
+    return Do(template, ("recv", *name), task.microbatch, task.chunk, name)
 
 
 _MESSAGES: dict[tuple[Transfer, bool, bool], Template] = {}
 
 
-def _message(transfer: Transfer, is_forward: bool, *, is_send: bool) -> Template:
+def message(transfer: Transfer, is_forward: bool, *, is_send: bool) -> Template:
+    """Return one end of a message between stages."""
     key = (transfer, is_forward, is_send)
     if key not in _MESSAGES:
         direction = "forward" if is_forward else "backward"

@@ -84,12 +84,17 @@ class Program:
         leave_open
             Leave asynchronous operations that nobody waited for to the caller, instead of waiting at the end.
         """
-        waited = {d for op in self.ops for d in op.deps} | self.frontier
-        last = {op.stream: i for i, op in enumerate(self.ops)}
-        dangling = tuple(sorted(i for i in last.values() if i not in waited and self.ops[i].stream != "compute"))
+        dangling = self.dangling
         if leave_open:
             return Template(self.name, self.ops, tuple(sorted(self.frontier)), dangling)
         return Template(self.name, self.ops, tuple(sorted(self.frontier | set(dangling))))
+
+    @property
+    def dangling(self) -> tuple[int, ...]:
+        """Asynchronous operations that nothing waits for, yet."""
+        waited = {d for op in self.ops for d in op.deps} | self.frontier
+        last = {op.stream: i for i, op in enumerate(self.ops)}
+        return tuple(sorted(i for i in last.values() if i not in waited and self.ops[i].stream != "compute"))
 
     def _frontier_other(self, stream: str) -> tuple[int, ...]:
         return tuple(sorted(i for i in self.frontier if self.ops[i].stream != stream))

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from simtrain.cost.collective import Transfer, bytes_sent
 from simtrain.cost.model import CostModel
+from simtrain.cost.placement import Group
 from simtrain.errors import InputError
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Handle, Program
+from simtrain.graph.recordings import NotedMesh, Reads
 from simtrain.graph.template import Kind, Template
 
 Emit = Callable[[Program], None]
@@ -51,6 +53,24 @@ class Pending:
     backward: Handle | None = None
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What was recorded, in the form in which it is stamped."""
+
+    forward: Template
+    backward: Template
+    parameters: float
+    """Held by this rank."""
+    saved: float
+    """Kept from one forward to its backward. [B]"""
+    peak: float
+    """Most that the backward of one microbatch holds beyond what is saved when it begins. [B]"""
+    freed: float
+    """Saved bytes that are gone at the end of the backward. [B]"""
+    is_closed: bool
+    """Whether all of it is over at its end, in both directions, so that it can be repeated."""
+
+
 @dataclass
 class Recorder:
     """Records what one rank of a mesh does.
@@ -74,16 +94,27 @@ class Recorder:
     nodes: list[Node] = field(default_factory=list[Node])
     parameters: float = 0.0
     """Parameters held by this rank."""
+    reads: Reads = field(default_factory=Reads)
+    """What was asked of the mesh."""
     _regions: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     _unwaited: dict[int, str] = field(default_factory=dict[int, str])
     _instances: int = 0
     _direction: str = ""
 
+    def __post_init__(self) -> None:
+        self._plain = self.mesh.plain if isinstance(self.mesh, NotedMesh) else self.mesh
+
     # -- structure ---------------------------------------------------------------------------------------
 
     def size(self, axis: str) -> int:
         """Return the degree of a mesh axis."""
-        return self.mesh.size(axis)
+        return self.reads.note("size", axis, self._plain.size(axis))
+
+    def group(self, axis: str) -> Group:
+        """Return the ranks of this rank's communicator along an axis, or several joined by ``_``."""
+        group = self._plain.block(axis, self.coordinates)
+        self.reads.note("span", axis, self.costs.span(group))
+        return group
 
     @contextmanager
     def region(self, name: str, saves: float = 0.0) -> Generator[None, None, None]:
@@ -350,7 +381,7 @@ class Recorder:
         size = self.size(axis)
         if size == 1:
             return None
-        transfer: Transfer = self.costs.collective(kind, nbytes, tuple(self.mesh.group(axis, self.coordinates)))
+        transfer: Transfer = self.costs.collective(kind, nbytes, self.group(axis))
         return p.communicate(kind, axis, transfer, bytes_sent(kind, nbytes, size), is_async=is_async, stream=stream)
 
     # -- results -----------------------------------------------------------------------------------------
@@ -361,12 +392,12 @@ class Recorder:
     @property
     def saved_bytes(self) -> float:
         """Activations kept from one forward to its backward. [B]"""
-        kept = 0.0
-        for node in self.nodes:
-            inside = [name for name, _ in node.regions if name in self.recompute]
-            is_region_input = len(inside) == 1 and node.forward is _nothing and node.backward is _nothing
-            kept += node.saves if not inside or is_region_input else 0.0
-        return kept
+        return sum(node.saves for node in self.nodes if self._is_kept(node))
+
+    def _is_kept(self, node: Node) -> bool:
+        """Whether what a node saves lasts until its backward: outside recomputed regions, and as the input of one that is in no other."""
+        inside = [name for name, _ in node.regions if name in self.recompute]
+        return not inside or (len(inside) == 1 and node.forward is _nothing and node.backward is _nothing)
 
     @property
     def backward_peak(self) -> float:
@@ -378,7 +409,7 @@ class Recorder:
         recomputed: dict[int, float] = {}
         for node in self.nodes:
             mark = self._recompute_mark(node)
-            if mark is not None:
+            if mark is not None and not self._is_kept(node):  # the region's input is saved, hence there already
                 recomputed[mark] = recomputed.get(mark, 0.0) + node.saves
         alive = most = 0.0
         seen: set[int] = set()
@@ -386,7 +417,7 @@ class Recorder:
             mark = self._recompute_mark(node)
             if mark is not None and mark not in seen:
                 seen.add(mark)
-                alive += recomputed[mark]
+                alive += recomputed.get(mark, 0.0)
             most = max(most, alive + node.workspace)
             alive -= node.saves
         return most
@@ -395,12 +426,31 @@ class Recorder:
         """Return the instance of the outermost recomputed region around a node."""
         return next((instance for name, instance in node.regions if name in self.recompute), None)
 
+    def piece(self, name: str) -> Piece:
+        """Return both directions of what was recorded, and what it holds.
+
+        Parameters
+        ----------
+        name
+            Name of the forward template.
+        """
+        is_closed = not self._unwaited
+        if not is_closed:  # its other end is recorded elsewhere
+            return Piece(Template(name), Template(name), self.parameters, self.saved_bytes, 0.0, 0.0, is_closed)
+        forward = self._forward(name)
+        backward = self._backward(f"{name}.backward")
+        is_closed = not (forward.dangling or backward.dangling)
+        return Piece(forward.template(), backward.template(), self.parameters, self.saved_bytes, self.backward_peak, self.saved_bytes, is_closed)
+
     def forward(self, name: str) -> Template:
         """Return the forward pass of what was recorded."""
+        return self._forward(name).template()
+
+    def _forward(self, name: str) -> Program:
         program = Program(name)
         for node in self.nodes:
             node.forward(program)
-        return program.template()
+        return program
 
     def backward(self, name: str, after_layer: Callable[[Program, int], None] | None = None) -> Template:
         """Return the backward pass: recomputed regions run forward again just before their gradients.
@@ -418,6 +468,9 @@ class Recorder:
         InputError
             If an asynchronous collective was never waited for: the gradient's collective starts at the wait.
         """
+        return self._backward(name, after_layer).template(leave_open=after_layer is not None)
+
+    def _backward(self, name: str, after_layer: Callable[[Program, int], None] | None = None) -> Program:
         if self._unwaited:
             raise InputError(f"recorded but never waited for: {', '.join(self._unwaited.values())}; its gradient would be lost, so wait() for it")
         program = Program(name)
@@ -435,7 +488,7 @@ class Recorder:
             node.backward(program)
             if after_layer is not None and index in ends:
                 after_layer(program, ends[index])
-        return program.template(leave_open=after_layer is not None)
+        return program
 
 
 def _emit(p: Program, name: str, seconds: float, flops: float) -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simtrain.errors import InputError
 
 Schedule = Literal["gpipe", "1f1b", "interleaved"]
@@ -20,6 +23,14 @@ class Task(NamedTuple):
     microbatch: int
 
 
+class Orders(NamedTuple):
+    """Tasks of all stages in the order in which they run, a row per stage."""
+
+    is_forward: NDArray[np.bool_]
+    chunk: NDArray[np.int64]
+    microbatch: NDArray[np.int64]
+
+
 def gpipe(num_microbatches: int) -> list[Task]:
     """All forwards, then all backwards in reverse order. [1]_
 
@@ -27,8 +38,7 @@ def gpipe(num_microbatches: int) -> list[Task]:
     ----------
     .. [1] Huang et al., GPipe, NeurIPS 2019.
     """
-    forwards = [Task(True, 0, i) for i in range(num_microbatches)]
-    return forwards + [Task(False, 0, i) for i in reversed(range(num_microbatches))]
+    return tasks("gpipe", 0, 1, 1, num_microbatches)
 
 
 def one_f_one_b(stage: int, stages: int, num_microbatches: int) -> list[Task]:
@@ -38,8 +48,7 @@ def one_f_one_b(stage: int, stages: int, num_microbatches: int) -> list[Task]:
     ----------
     .. [1] Narayanan et al., PipeDream-Flush / Megatron-LM, SC'21, section 2.2.
     """
-    warmup = min(stages - stage - 1, num_microbatches)
-    return _steady([Task(True, 0, i) for i in range(num_microbatches)], [Task(False, 0, i) for i in range(num_microbatches)], warmup)
+    return tasks("1f1b", stage, stages, 1, num_microbatches)
 
 
 def interleaved(stage: int, stages: int, chunks: int, num_microbatches: int) -> list[Task]:
@@ -59,29 +68,42 @@ def interleaved(stage: int, stages: int, chunks: int, num_microbatches: int) -> 
     .. [1] Narayanan et al., Megatron-LM, SC'21, section 2.2.2.
     .. [2] Megatron-LM, ``forward_backward_pipelining_with_interleaving`` in core/pipeline_parallel/schedules.py (recalled).
     """
-    if chunks < 2:
-        raise InputError(f"schedule=interleaved needs vpp of at least 2 (got vpp={chunks}); use schedule=1f1b, or auto")
-    if num_microbatches % stages:
-        raise InputError(
-            f"interleaved schedule: {num_microbatches} microbatches are not a multiple of pp={stages}; "
-            "change global_batch_size, microbatch_size or dp, or use schedule=1f1b with vpp=1"
-        )
-    forwards: list[Task] = []
-    backwards: list[Task] = []
-    for k in range(num_microbatches * chunks):
-        chunk, microbatch = (k // stages) % chunks, (k // (stages * chunks)) * stages + k % stages
-        forwards.append(Task(True, chunk, microbatch))
-        backwards.append(Task(False, chunks - 1 - chunk, microbatch))
-    is_all_warmup = num_microbatches == stages
-    warmup = len(forwards) if is_all_warmup else min(2 * (stages - stage - 1) + (chunks - 1) * stages, len(forwards))
-    return _steady(forwards, backwards, warmup)
+    return tasks("interleaved", stage, stages, chunks, num_microbatches)
 
 
-def _steady(forwards: list[Task], backwards: list[Task], warmup: int) -> list[Task]:
-    order = forwards[:warmup]
-    for forward, backward in zip(forwards[warmup:], backwards, strict=False):
-        order += [forward, backward]
-    return order + backwards[len(forwards) - warmup :]
+def orders(schedule: Schedule, stages: int, chunks: int, num_microbatches: int) -> Orders:
+    """Return the orders of all stages under a named schedule: :func:`gpipe`, :func:`one_f_one_b`, :func:`interleaved`.
+
+    Raises
+    ------
+    InputError
+        If the schedule cannot have that many chunks, or microbatches.
+    """
+    _check(schedule, stages, chunks, num_microbatches)
+    k = np.arange(num_microbatches * chunks, dtype=np.int64)
+    stage = np.arange(stages, dtype=np.int64)
+    chunk, microbatch = (k // stages) % chunks, (k // (stages * chunks)) * stages + k % stages
+    back = k
+    warmup = np.full(stages, len(k))
+    match schedule:
+        case "gpipe":
+            chunk, microbatch, back = np.zeros_like(k), k, k[::-1]
+        case "1f1b":
+            chunk, microbatch = np.zeros_like(k), k
+            warmup = np.minimum(stages - stage - 1, len(k))
+        case "interleaved":
+            if num_microbatches != stages:
+                warmup = np.minimum(2 * (stages - stage - 1) + (chunks - 1) * stages, len(k))
+    # Forwards and backwards take turns behind the warm-up, and the backwards that are left follow.
+    w = warmup[:, None]
+    forward = np.where(k < w, k, 2 * k - w)
+    backward = np.where(k < len(k) - w, w + 2 * k + 1, len(k) + k)
+    row = stage[:, None]
+    size = (stages, 2 * len(k))
+    order = Orders(np.empty(size, np.bool_), np.empty(size, np.int64), np.empty(size, np.int64))
+    for at, is_forward, own, number in ((forward, True, chunk, microbatch), (backward, False, chunks - 1 - chunk[back], microbatch[back])):
+        order.is_forward[row, at], order.chunk[row, at], order.microbatch[row, at] = is_forward, own, number
+    return order
 
 
 def tasks(schedule: Schedule, stage: int, stages: int, chunks: int, num_microbatches: int) -> list[Task]:
@@ -90,13 +112,24 @@ def tasks(schedule: Schedule, stage: int, stages: int, chunks: int, num_microbat
     Raises
     ------
     InputError
-        If the schedule cannot have that many chunks.
+        If the schedule cannot have that many chunks, or microbatches.
     """
-    if schedule == "interleaved":
-        return interleaved(stage, stages, chunks, num_microbatches)
-    if chunks > 1:
-        raise InputError(f"vpp={chunks} needs schedule=interleaved (got schedule={schedule})")
-    return gpipe(num_microbatches) if schedule == "gpipe" else one_f_one_b(stage, stages, num_microbatches)
+    columns = orders(schedule, stages, chunks, num_microbatches)
+    return [Task(*task) for task in zip(*(column[stage].tolist() for column in columns), strict=True)]
+
+
+def _check(schedule: Schedule, stages: int, chunks: int, num_microbatches: int) -> None:
+    if schedule != "interleaved":
+        if chunks > 1:
+            raise InputError(f"vpp={chunks} needs schedule=interleaved (got schedule={schedule})")
+        return
+    if chunks < 2:
+        raise InputError(f"schedule=interleaved needs vpp of at least 2 (got vpp={chunks}); use schedule=1f1b, or auto")
+    if num_microbatches % stages:
+        raise InputError(
+            f"interleaved schedule: {num_microbatches} microbatches are not a multiple of pp={stages}; "
+            "change global_batch_size, microbatch_size or dp, or use schedule=1f1b with vpp=1"
+        )
 
 
 def peak_in_flight(order: list[Task]) -> int:

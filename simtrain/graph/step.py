@@ -6,7 +6,7 @@ pipeline stage). Its program is a list of instructions over templates.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ class RankClass:
     """Mesh coordinates that tell the class from others (its pipeline stage)."""
     multiplicity: int
     """Ranks it stands for."""
-    program: list[Instruction] = field(default_factory=list[Instruction])
+    program: Sequence[Instruction] = field(default_factory=list[Instruction])
     memory: dict[str, float] = field(default_factory=dict[str, float])
     """Peak bytes by part. [B]"""
 

@@ -6,8 +6,10 @@ between them by position. ``entries`` wait for whatever precedes the piece, ``ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
+from functools import cached_property
 
 
 class Kind(IntEnum):
@@ -84,7 +86,7 @@ class Op:
     holds_sms: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Template:
     """Operations in issue order, with the places where the piece begins and ends."""
 
@@ -96,6 +98,33 @@ class Template:
     """Asynchronous operations that nobody inside waits for, to be waited on later."""
 
     @property
+    def parts(self) -> tuple[tuple[Template, int], ...]:
+        """What it is a sequence of, with repetitions: of itself alone, unless it was joined."""
+        return ((self, 1),)
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def __bool__(self) -> bool:
+        return True
+
+    @cached_property
+    def entries(self) -> tuple[int, ...]:
+        """Operations that wait for what precedes the template: those without any predecessor inside it."""
+        seen: set[str] = set()
+        found: list[int] = []
+        for i, op in enumerate(self.ops):
+            if not op.deps and op.stream not in seen:
+                found.append(i)
+            seen.add(op.stream)
+        return tuple(found)
+
+    @cached_property
+    def shape(self) -> Hashable:
+        """All that decides which rows it is stamped into, whatever they cost."""
+        return (tuple((op.kind, op.stream, op.axis, op.deps) for op in self.ops), self.exits, self.left_open)
+
+    @property
     def flops(self) -> float:
         """Work of all operations. [FLOP]"""
         return sum(op.flops for op in self.ops)
@@ -103,3 +132,61 @@ class Template:
     def sent(self, axis: str) -> float:
         """Bytes this rank sends along one axis. [B]"""
         return sum(op.payload for op in self.ops if op.axis == axis)
+
+
+class Joined(Template):
+    """Templates one after another, each starting when all of the one before has ended.
+
+    Parameters
+    ----------
+    name
+        Name of the whole.
+    parts
+        Templates with repetitions. All that happens in a part has to be over at its exits, so that nothing reaches from one
+        part into the next: a part may leave nothing open.
+    """
+
+    def __init__(self, name: str, parts: Sequence[tuple[Template, int]]) -> None:
+        self.name = name
+        self._parts = tuple((template, count) for template, count in parts if count and len(template))
+        if any(template.left_open for template, _ in self._parts):
+            raise AssertionError(f"{name}: a part of a sequence leaves operations open")
+        self.left_open = ()
+
+    @property
+    def parts(self) -> tuple[tuple[Template, int], ...]:
+        """Templates with repetitions."""
+        return self._parts
+
+    def __len__(self) -> int:
+        return sum(count * len(template) for template, count in self._parts)
+
+    @cached_property
+    def exits(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Exits of the last part."""
+        if not self._parts:
+            return ()
+        last = self._parts[-1][0]
+        return tuple(len(self) - len(last) + i for i in last.exits)
+
+    @cached_property
+    def ops(self) -> list[Op]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The operations of all parts, written out when somebody asks."""
+        ops: list[Op] = []
+        exits: tuple[int, ...] = ()
+        for template, count in self._parts:
+            entries = set(template.entries)
+            for _ in range(count):
+                base = len(ops)
+                for i, op in enumerate(template.ops):
+                    deps = tuple(base + d for d in op.deps)
+                    if i in entries:
+                        deps = tuple(e for e in exits if ops[e].stream != op.stream)
+                    ops.append(replace(op, deps=deps) if deps != op.deps else op)
+                exits = tuple(base + i for i in template.exits)
+        return ops
+
+    @property
+    def flops(self) -> float:
+        """Work of all parts. [FLOP]"""
+        return sum(count * template.flops for template, count in self._parts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, cast
 
+from simtrain.engine.confidence import Interval
 from simtrain.engine.goodput import Goodput, RunRecord
-from simtrain.engine.intervals import Interval
 from simtrain.engine.ledger import PARTS
 from simtrain.report import style
 from simtrain.report.labels import CATEGORY_NAMES, system_title

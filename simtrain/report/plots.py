@@ -6,6 +6,7 @@ All sizes are in inches and set by hand: what is drawn depends on the numbers al
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING
@@ -110,6 +111,22 @@ def _jobs(_: JobOutcome, result: Result) -> Figure:
     from simtrain.report.job_plot import draw_jobs
 
     return draw_jobs(result)
+
+
+def plot_timelines(results: Sequence[Result], path: str) -> None:
+    """Draw the steps of several systems above each other, on one time axis.
+
+    Parameters
+    ----------
+    results
+        Of one step each.
+    path
+        Ends in ``.svg`` or ``.png``.
+    """
+    from simtrain.report.step_plot import draw_timelines
+
+    with style.styled():
+        style.save(draw_timelines(results), path)
 
 
 @dataclass(frozen=True)
@@ -228,7 +245,7 @@ def _prepare(ax: Axes, grid: _Grid, title: str, unit: str) -> None:
 
 def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
     """Draw predicted bars, hollow marks where a value is published, and the error above."""
-    values = [row.result.metrics[metric] for row in grid.rows.values() if row.result is not None and metric in row.result.metrics]
+    values = [row.metrics[metric] for row in grid.rows.values() if metric in row.metrics]
     published = [value for row in grid.rows.values() if (value := published_value(row, metric)) is not None]
     unit = scale(metric, [*values, *published])
     _prepare(ax, grid, metric_title(metric), unit.unit)
@@ -238,15 +255,15 @@ def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
         x = grid.place(case, system)
         if row.result is None:
             _cannot_run(ax, x, grid.bar, infeasible_mark(row))
-        elif metric in row.result.metrics:
-            ax.bar(x, row.result.metrics[metric] / unit.size, grid.bar * 0.9, color=grid.colours[system], linewidth=0)
+        elif metric in row.metrics:
+            ax.bar(x, row.metrics[metric] / unit.size, grid.bar * 0.9, color=grid.colours[system], linewidth=0)
         _value_label(ax, grid, row, metric, unit)
 
 
 def _value_label(ax: Axes, grid: _Grid, row: Row, metric: str, unit: Scale) -> None:
     """Mark the published value and write the error above both; without one, write the predicted value."""
     x = grid.place(row.case, row.system)
-    predicted = row.result.metrics.get(metric) if row.result is not None else None
+    predicted = row.metrics.get(metric)
     published, error = published_value(row, metric), error_of(row, metric)
     if published is not None:
         ax.plot(x, published / unit.size, "D", ms=6.5, mfc=style.PAPER, mec=style.INK, mew=1.3, clip_on=False, zorder=4)

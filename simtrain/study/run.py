@@ -13,6 +13,8 @@ from simtrain.study.result import Result
 from simtrain.study.settings import Scenario, scenario
 from simtrain.systems.base import Options, System
 from simtrain.systems.registry import name_of
+from simtrain.systems.reuse import Reuse
+from simtrain.systems.step import StepSystem
 
 
 def run(
@@ -75,8 +77,10 @@ def _scenario(system: str | type[System] | System, workload: str | NamedSpec | N
     return scenario(system, workload or case.workload, cluster or case.cluster, {**case.settings_of(is_baseline=False), **settings})
 
 
-def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0, seeds: int = 1) -> Result:
-    """Simulate a resolved scenario; see :func:`run`."""
+def run_scenario(
+    s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0, seeds: int = 1, reuse: Reuse | None = None
+) -> Result:
+    """Simulate a resolved scenario; see :func:`run`. What runs before have left in ``reuse`` changes no result."""
     if fidelity not in STEP_FIDELITIES:
         raise InputError(f"fidelity {fidelity!r} is unknown; allowed: {', '.join(STEP_FIDELITIES)}")
     if engine not in ENGINES:
@@ -85,7 +89,10 @@ def run_scenario(s: Scenario, *, fidelity: str = "fair", engine: str = "auto", u
         raise InputError(f"seeds {seeds}: at least 1 is needed")
     options = Options(fidelity, engine, tuple(sorted(unfold)), seed, seeds)
     _check_heeded(s.system, options)
-    outcome = s.system.simulate(s.workload, s.cluster, options)
+    if isinstance(s.system, StepSystem):
+        outcome = s.system.simulate(s.workload, s.cluster, options, reuse)
+    else:
+        outcome = s.system.simulate(s.workload, s.cluster, options)
     used = {"fidelity": fidelity, "unfold": sorted(unfold), "seed": seed, "seeds": seeds}
     return Result(s, outcome, {"engine": outcome.engine} | {name: used[name] for name in used if name in s.system.heeds})
 

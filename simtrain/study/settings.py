@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from simtrain import spec
 from simtrain.errors import InputError, did_you_mean
-from simtrain.hardware import Cluster, Software
+from simtrain.hardware import Cluster
 from simtrain.systems.base import System
 from simtrain.systems.registry import find, name_of
 
@@ -50,8 +50,8 @@ def scenario(
     system_class = find(system) if isinstance(system, str) else (system if isinstance(system, type) else type(system))
     parts = _split(system_class, settings or {})
     name = name_of(system_class)
-    built = _system(system_class, system if isinstance(system, System) else None, parts["system"], name)
-    return Scenario(name, built, _load(system_class.workload_type, workload, parts["workload"]), _load(Cluster, cluster, parts["cluster"]))
+    built = build_system(system_class, system if isinstance(system, System) else None, parts["system"], name)
+    return Scenario(name, built, load_part(system_class.workload_type, workload, parts["workload"]), load_part(Cluster, cluster, parts["cluster"]))
 
 
 def _split(system: type[System], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -128,19 +128,23 @@ def _knows(cls: type[spec.Spec], key: str) -> bool:
     return True
 
 
-def _system(cls: type[System], given: System | None, values: Mapping[str, Any], name: str) -> System:
+def build_system(cls: type[System], given: System | None, values: Mapping[str, Any], name: str) -> System:
     """Build the system from its defaults, or from a given one, with some values replaced."""
-    data: dict[str, Any] = given.model_dump() if given is not None else {"software": cls.model_fields["software"].default}
+    named = {name: field for name, field in cls.model_fields.items() if isinstance(field.annotation, type) and issubclass(field.annotation, spec.NamedSpec)}
+    data: dict[str, Any] = given.model_dump() if given is not None else {name: field.default for name, field in named.items()}
     rest = dict(values)
-    if isinstance(rest.get("software"), str):
-        data["software"] = rest.pop("software")
-    if isinstance(data["software"], str):
-        data["software"] = _named(lambda: spec.resolve(Software, data["software"]), "--set software: ")
+    for part, field in named.items():
+        if isinstance(rest.get(part), str):
+            data[part] = rest.pop(part)
+        if isinstance(data[part], str):
+            kind = cast("type[spec.NamedSpec]", field.annotation)
+            data[part] = _named(lambda kind=kind, part=part: spec.resolve(kind, data[part]), f"--set {part}: ")
     _replace(cls, data, rest)
     return spec.validate(cls, data, name)
 
 
-def _load(cls: type[N], given: str | N, values: Mapping[str, Any]) -> N:
+def load_part(cls: type[N], given: str | N, values: Mapping[str, Any]) -> N:
+    """Load a workload or a cluster, or take a given one, with some values replaced."""
     if isinstance(given, str):
         data = spec.resolve(cls, given)
         _replace(cls, data, values)

@@ -10,6 +10,7 @@ import numpy as np
 
 from simtrain.engine.execute import Execution, execute
 from simtrain.engine.metrics import AXES
+from simtrain.engine.pools import RolloutRun
 from simtrain.engine.trace import Trace
 from simtrain.errors import InfeasibleError
 from simtrain.graph.step import allocated_bytes
@@ -20,10 +21,12 @@ from simtrain.systems.job_laws import job_laws
 from simtrain.systems.job_scheduling import JobScheduling
 from simtrain.systems.law import LawBrokenError
 from simtrain.systems.law import law as _law
+from simtrain.systems.rollout import RolloutSystem
+from simtrain.systems.rollout_laws import rollout_laws
 from simtrain.systems.run_laws import run_laws
 from simtrain.systems.step import StepSystem
 from simtrain.systems.training_run import TrainingRun
-from simtrain.workload import Pretraining
+from simtrain.workload import Pretraining, Rollouts
 
 
 def check_system(
@@ -156,9 +159,10 @@ def _check_folding(system: type[StepSystem], case: StepSystem, job: Pretraining,
     slowdown = case.software.overlap_slowdown
     folded = execute(step, place, slowdown=slowdown, use_composites=False)
     axes = [axis for axis in step.mesh.sizes if axis not in step.classes[0].coordinates]
-    unfolded = execute(step, place, slowdown=slowdown, unfold=axes)
+    unfolded = execute(step, place, slowdown=slowdown, unfold=axes, use_composites=False)
     _law(folded.trace.digest() == unfolded.trace.digest(), system, "folded and unfolded traces differ")
-    _law(execute(step, place, slowdown=slowdown).trace.makespan == folded.trace.makespan, system, "composites change the step time")
+    for composed in (execute(step, place, slowdown=slowdown), execute(step, place, slowdown=slowdown, unfold=axes)):
+        _law(composed.trace.makespan == folded.trace.makespan, system, "composites change the step time")
 
 
 def _check_memory(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster) -> None:
@@ -200,6 +204,12 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
 
 
-LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws, TrainingRun: run_laws, JobScheduling: job_laws}
+def _rollout_laws(system: type[System], case: RolloutSystem, job: Rollouts, place: Cluster, run: RolloutRun) -> None:
+    rollout_laws(lambda holds, what: _law(holds, system, what), scaled, case, job, place, run)
+
+
+LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {
+    StepSystem: step_laws, TrainingRun: run_laws, JobScheduling: job_laws, RolloutSystem: _rollout_laws,
+}  # fmt: skip
 """Laws by kind of system, beyond those of all: called with class, parameters, workload, cluster and the outcome of a run. The nearest kind counts: the
 step of a run with failures is checked with the system that it is taken from."""

@@ -13,6 +13,7 @@ from simtrain.hardware import Cluster
 from simtrain.hardware.degraded import degraded
 from simtrain.hardware.failure import Slowdown
 from simtrain.policy.recovery import Lost, lost_ranks
+from simtrain.systems.reuse import Reuse
 from simtrain.systems.training import TransformerTraining
 from simtrain.workload import Pretraining
 
@@ -27,6 +28,8 @@ class Steps:
         The whole and healthy job.
     fidelity, engine
         Of the replays.
+    reuse
+        What builds share.
     """
 
     system: TransformerTraining
@@ -34,10 +37,11 @@ class Steps:
     cluster: Cluster
     fidelity: StepFidelity = "fair"
     engine: Engine = "auto"
+    reuse: Reuse = field(default_factory=Reuse)
     _rates: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
 
     def __post_init__(self) -> None:
-        self.step = self.system.build(self.workload, self.cluster)
+        self.step = self.system.build(self.workload, self.cluster, self.reuse)
         self.healthy: Execution = self._execute(self.step, self.cluster)
 
     @property
@@ -99,12 +103,12 @@ class Steps:
     def _with_replicas(self, count: int, nodes: int) -> float:
         workload = self.workload.model_copy(update={"global_batch_size": self.workload.global_batch_size // self.dp * count})
         cluster = self.cluster.model_copy(update={"num_nodes": nodes * count})
-        step = self.system.model_copy(update={"dp": count}).build(workload, cluster)
+        step = self.system.model_copy(update={"dp": count}).build(workload, cluster, self.reuse)
         return step.tokens / self._execute(step, cluster).trace.makespan / (self.step.tokens / self.step_time)
 
     def _mixed(self, parts: Mapping[int, tuple[float, float, float]], system: TransformerTraining) -> float:
         """Replay a step whose classes at some stages come from a degraded cluster (compute, NIC, scale-up)."""
-        step = system.build(self.workload, self.cluster)
+        step = system.build(self.workload, self.cluster, self.reuse)
         classes = list(step.classes)
         for index, cls in enumerate(step.classes):
             if (part := parts.get(cls.coordinates["pp"])) is not None:

@@ -11,6 +11,7 @@ from simtrain.errors import UnsupportedError
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
 from simtrain.systems.base import Options, System
+from simtrain.systems.reuse import Reuse
 from simtrain.workload import Pretraining
 
 
@@ -20,8 +21,15 @@ class StepSystem(System):
     heeds: ClassVar[tuple[str, ...]] = ("fidelity", "unfold", "seed")
     engines: ClassVar[tuple[str, ...]] = ENGINES
 
-    def build(self, workload: Pretraining, cluster: Cluster) -> Step:
+    def build(self, workload: Pretraining, cluster: Cluster, reuse: Reuse | None = None) -> Step:
         """Return the programs of one step.
+
+        Parameters
+        ----------
+        workload, cluster
+            What runs where.
+        reuse
+            What runs before have left; it changes no result.
 
         Raises
         ------
@@ -32,10 +40,14 @@ class StepSystem(System):
         """
         raise NotImplementedError
 
-    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options) -> Outcome:
-        """Replay one step; see :meth:`System.simulate`."""
+    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse | None = None) -> Outcome:
+        """Replay one step; see :meth:`System.simulate`. ``reuse`` is as in :meth:`build`."""
         fidelity = cast("StepFidelity", options.fidelity)
         if cluster.degradations and fidelity != "flow":
             raise UnsupportedError(f"cluster {cluster.name}: degradations need messages on links, which {fidelity!r} does not know; use --fidelity flow")
-        step, engine, slowdown = self.build(workload, cluster), cast("Engine", options.engine), self.software.overlap_slowdown
-        return execute(step, cluster, fidelity=fidelity, engine=engine, slowdown=slowdown, unfold=options.unfold)
+        reuse, engine, slowdown = reuse or Reuse(), cast("Engine", options.engine), self.software.overlap_slowdown
+        step = self.build(workload, cluster, reuse)
+        composer = None if fidelity == "flow" else reuse.composer(cluster, fidelity, slowdown)
+        return execute(
+            step, cluster, fidelity=fidelity, engine=engine, slowdown=slowdown, unfold=options.unfold, composer=composer, shapes=reuse.shapes
+        )  # fmt: skip

@@ -6,7 +6,8 @@ recomputation, sharded optimizers, gradient reduction and memory come from here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -14,17 +15,21 @@ from pydantic import Field
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
 from simtrain.errors import InfeasibleError, InputError, UnsupportedError
+from simtrain.graph.columns import ColumnProgram, columns_of
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
-from simtrain.graph.pipeline import Stage, stage_program
+from simtrain.graph.pipeline import message
+from simtrain.graph.pipeline_columns import Shape, Slots
 from simtrain.graph.program import Program
-from simtrain.graph.recorder import Pending, Recorder
-from simtrain.graph.schedule import Schedule, Task, peak_in_flight, tasks
-from simtrain.graph.step import CONTEXT, Do, Instruction, RankClass, Step, Wait, allocated_bytes
+from simtrain.graph.recorder import Pending, Piece, Recorder
+from simtrain.graph.recordings import NotedMesh, Reads
+from simtrain.graph.schedule import Schedule
+from simtrain.graph.step import CONTEXT, Do, Instruction, RankClass, Step, allocated_bytes
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
 from simtrain.policy.layer_split import SPLITS, LayerCounts, checked
+from simtrain.systems.reuse import Reuse, Same, answer, watched
 from simtrain.systems.step import StepSystem
 from simtrain.workload import Pretraining
 
@@ -137,13 +142,13 @@ class TransformerTraining(StepSystem):
 
     # -- from parameters to a step ------------------------------------------------------------------------
 
-    def build(self, workload: Pretraining, cluster: Cluster) -> Step:
+    def build(self, workload: Pretraining, cluster: Cluster, reuse: Reuse | None = None) -> Step:
         """Return the programs of one step; see :meth:`StepSystem.build`."""
-        layout = lay_out(self, workload, cluster)
+        layout = lay_out(self, workload, cluster, reuse)
         self.check(workload.model, workload)
-        classes = [_StageBuilder(self, layout, stage).rank_class() for stage in range(self.pp)]
+        classes = _rank_classes(self, layout)
         model, batch = workload.model, workload.global_batch_size
-        flops = [batch * model.training_flops(workload.seq_len, is_causal=c, window=self.attention_window) for c in (False, model.is_causal)]
+        flops = [batch * layout.reuse.training_flops(model, workload.seq_len, is_causal, self.attention_window) for is_causal in (False, model.is_causal)]
         _check_memory(classes, cluster, self.software.fragmentation)
         return Step(layout.mesh, classes, workload.tokens_per_step, flops[0], flops[1], workload.dtype)
 
@@ -171,9 +176,13 @@ class Layout:
     layers: tuple[tuple[int, ...], ...]
     """Layers by stage and chunk."""
     schedule: Schedule
+    reuse: Reuse
+    """What runs before have left."""
+    recorded: dict[Hashable, _ChunkTemplates] = field(default_factory=dict[Hashable, "_ChunkTemplates"])
+    """Chunks of this run."""
 
 
-def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster) -> Layout:
+def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster, reuse: Reuse | None = None) -> Layout:
     """Fill in the data-parallel degree and cut batch and model.
 
     Raises
@@ -202,8 +211,9 @@ def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster
     mesh = Mesh((("tp", system.tp), ("cp", system.cp), ("dp", dp), ("pp", system.pp)))
     schedule: Schedule = ("interleaved" if system.vpp > 1 else "1f1b") if system.schedule == "auto" else system.schedule
     batch = Microbatch(system.microbatch_size, workload.seq_len, system.microbatch_size * workload.seq_len / system.cp)
-    costs = CostModel(cluster, system.software, workload.dtype, workload.model)
-    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule)
+    reuse = reuse or Reuse()
+    costs = reuse.costs(cluster, system.software, workload.dtype, workload.model)
+    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule, reuse)
 
 
 class _ChunkTemplates(NamedTuple):
@@ -220,9 +230,22 @@ class _ChunkTemplates(NamedTuple):
     """Bytes that the backward of one microbatch holds beyond that. [B]"""
 
 
+def _rank_classes(system: TransformerTraining, layout: Layout) -> list[RankClass]:
+    """Return the programs of all stages; stages that sit alike and hold as many layers are built once."""
+    pp, mesh, costs = system.pp, layout.mesh, layout.costs
+    built: dict[Hashable, _StageBuilder] = {}
+    classes: list[RankClass] = []
+    for index, spans in enumerate(layout.reuse.stage_spans(costs, mesh, pp)):
+        key = (index == 0, index == pp - 1, layout.layers[index], spans)
+        if key not in built:
+            built[key] = _StageBuilder(system, layout, index)
+        classes.append(built[key].rank_class(index))
+    return classes
+
+
 @dataclass
 class _StageBuilder:
-    """Builds the program and the memory table of one stage."""
+    """Builds the program and the memory table of one stage, and of those like it."""
 
     system: TransformerTraining
     layout: Layout
@@ -232,10 +255,11 @@ class _StageBuilder:
         system, layout = self.system, self.layout
         self.model, self.costs = layout.workload.model, layout.costs
         self.coordinates = {"pp": self.index}
-        self.boundaries: dict[tuple[int, int], Transfer] = {}
         self.shards = layout.mesh.size("dp_cp")
-        self.order = tasks(layout.schedule, self.index, system.pp, system.vpp, layout.num_microbatches)
+        self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
+        self.epilogue = columns_of(self._epilogue())
+        self.templates = [*self._templates(), *self.epilogue.templates]
 
     # -- recording --------------------------------------------------------------------------------------
 
@@ -245,12 +269,47 @@ class _StageBuilder:
         is_first = self.index == 0 and chunk == 0
         is_last = self.index == system.pp - 1 and chunk == system.vpp - 1
         count = layout.layers[self.index][chunk]
-        spans = tuple(layout.costs.span(tuple(layout.mesh.group(a, self.coordinates))) for a in ("tp", "cp", "dp", "dp_cp"))
-        key = (count, is_first, is_last, spans)
-        found = layout.costs.recorded.get(key)
-        if not isinstance(found, _ChunkTemplates):
-            found = layout.costs.recorded[key] = self._record(count, is_first, is_last)
+        key = (count, is_first, is_last, layout.reuse.stage_spans(self.costs, layout.mesh, system.pp)[self.index][0])
+        found = layout.recorded.get(key)
+        if found is None:
+            found = layout.recorded[key] = self._joined(count, is_first, is_last) or self._record(count, is_first, is_last)
         return found
+
+    def _joined(self, count: int, is_first: bool, is_last: bool) -> _ChunkTemplates | None:
+        """Put a chunk together from its embedding, equal layers and head; None where layers reach into each other."""
+        system = self.system
+        if system.zero == 3 or (system.dp_overlap == "layer" and self.shards > 1):
+            return None
+        layer = self._piece("layer", _record_layer)
+        ends = [self._piece(name, record) for name, record, is_here in (("embedding", _record_embedding, is_first), ("head", _record_head, is_last)) if is_here]
+        pieces = [*((e, 1) for e in ends[:is_first]), (layer, count), *((e, 1) for e in ends[is_first:])]
+        if not all(piece.is_closed for piece, _ in pieces):
+            return None
+        reuse = self.layout.reuse
+        forward = reuse.joined("forward", [(piece.forward, times) for piece, times in pieces])
+        backward = reuse.joined("backward", [(piece.backward, times) for piece, times in reversed(pieces)])
+        parameters = sum(times * piece.parameters for piece, times in pieces)
+        if is_last and self.model.is_tied and system.pp == 1:
+            parameters -= self.model.vocab // system.tp * self.model.hidden
+        alive = peak = 0.0
+        for piece, _ in reversed(pieces):  # of equal ones the first to run backward holds the most
+            peak = max(peak, alive + piece.peak)
+            alive -= piece.freed
+        saved = sum(times * piece.saved for piece, times in pieces)
+        return _ChunkTemplates(forward, backward, backward, parameters, saved, peak)
+
+    def _piece(self, name: str, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
+        """Record a part of a chunk, or take what was recorded where everything that it reads is the same."""
+        layout, system = self.layout, self.system
+        what = (name, type(system), Same(self.costs), layout.microbatch)
+        found = layout.reuse.pieces.find(what, lambda question: answer(question, system, layout.mesh, self.coordinates, self.costs))
+        if found is not None:
+            return found
+        reads = Reads()
+        noted = watched(system, reads)
+        r = Recorder(NotedMesh(layout.mesh, reads), self.costs, self.coordinates, noted.recomputed_regions, reads=reads)
+        record(r, noted, self.model, layout.microbatch)
+        return layout.reuse.pieces.keep(what, reads, r.piece(name))
 
     def _record(self, count: int, is_first: bool, is_last: bool) -> _ChunkTemplates:
         system, b = self.system, self.layout.microbatch
@@ -296,60 +355,56 @@ class _StageBuilder:
 
     # -- the program ------------------------------------------------------------------------------------
 
-    def rank_class(self) -> RankClass:
-        """Return program, multiplicity and memory of the stage."""
-        mesh = self.layout.mesh
-        program = [*self._prologue(), *self._pipeline(), *self._epilogue()]
-        return RankClass(self.coordinates, mesh.world_size // self.system.pp, program, self.memory())
-
-    def _prologue(self) -> list[Instruction]:
-        program: list[Instruction] = []
-        if self._gathers_by_chunk:
-            for c, chunk in enumerate(self.chunks):
-                program.append(Do(self._single("all_gather", chunk.parameters * self.costs.dtype_bytes), ("gather", c), chunk=c))
-        seconds = self.costs.data_loading(self.layout.num_microbatches * self.system.microbatch_size)
-        if self.index == 0 and seconds and not self.system.is_data_loading_overlapped:
-            p = Program("data_loading")
-            p.compute("data_loading", seconds, stream="host", kind=Kind.HOST)
-            program.append(Do(p.template()))
-        return program
+    def rank_class(self, index: int) -> RankClass:
+        """Return program, multiplicity and memory of a stage like this one."""
+        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, self.epilogue.columns)
+        ranks = self.layout.mesh.world_size // self.system.pp
+        return RankClass({"pp": index}, ranks, ColumnProgram(columns, self.templates), self.memory(index))
 
     @property
-    def _gathers_by_chunk(self) -> bool:
-        return self.system.dp_overlap != "none" and self.system.zero in (1, 2)
+    def _shape(self) -> Shape:
+        """Order of what the stages do."""
+        system, layout = self.system, self.layout
+        is_sharded = system.zero < 3
+        return Shape(
+            layout.schedule, system.pp, system.vpp, layout.num_microbatches, system.pp_overlap,
+            gathers=system.dp_overlap != "none" and system.zero in (1, 2),
+            loads=self._loading_time > 0,
+            reduces=system.dp_overlap == "chunk" and is_sharded,
+            leaves=system.dp_overlap == "layer" and is_sharded,
+        )  # fmt: skip
 
-    def _pipeline(self) -> list[Instruction]:
-        last = {task.chunk: task for task in self.order if not task.is_forward}
-        first = {task.chunk: task for task in reversed(self.order) if task.is_forward}
+    @property
+    def _loading_time(self) -> float:
+        """Host time before the first forward. [s]"""
+        seconds = self.costs.data_loading(self.layout.num_microbatches * self.system.microbatch_size)
+        return 0.0 if self.system.is_data_loading_overlapped else seconds
 
-        def template(task: Task) -> Template:
-            chunk = self.chunks[task.chunk]
-            if task.is_forward:
-                return chunk.forward
-            return chunk.last_backward if last[task.chunk] == task else chunk.backward
+    def _templates(self) -> list[Template]:
+        """Return what stands behind the slots of the pipeline's program."""
+        shape, chunks = self.pipeline.shape, self.chunks
+        loading = Program("data_loading")
+        if shape.loads and self.index == 0:
+            loading.compute("data_loading", self._loading_time, stream="host", kind=Kind.HOST)
+        nothing = Template("nothing")
+        return [
+            *(chunk.forward for chunk in chunks), *(chunk.backward for chunk in chunks), *(chunk.last_backward for chunk in chunks),
+            *(self._single(self.reduction, chunk.parameters * self.costs.gradient_bytes) if shape.reduces else nothing for chunk in chunks),
+            *(self._single("all_gather", chunk.parameters * self.costs.dtype_bytes) if shape.gathers else nothing for chunk in chunks),
+            *(self._messages() if shape.stages > 1 else [nothing] * 4), loading.template(),
+        ]  # fmt: skip
 
-        def before(task: Task) -> list[Instruction]:
-            return [Wait(("gather", task.chunk))] if self._gathers_by_chunk and first[task.chunk] == task else []
-
-        def after(task: Task) -> list[Instruction]:
-            if self.system.dp_overlap != "chunk" or self.system.zero == 3 or last[task.chunk] != task:
-                return []
-            reduction = self._single(self.reduction, self.chunks[task.chunk].parameters * self.costs.gradient_bytes)
-            return [Do(reduction, ("reduce", task.chunk), chunk=task.chunk)]
-
-        stage = Stage(self.index, self.system.pp, self.system.vpp, self.order, template, self._boundary, self.system.pp_overlap)
-        program = stage_program(stage, before, after)
-        if self.system.dp_overlap == "layer" and self.system.zero < 3:
-            return program + [Wait(("left", task)) for task in last.values()]
-        return program + ([Wait(("reduce", c)) for c in last] if self.system.dp_overlap == "chunk" and self.system.zero < 3 else [])
+    def _messages(self) -> list[Template]:
+        """Return both ends of backward messages, then of forward ones, the receiving end first."""
+        pp, index = self.system.pp, self.index
+        before, after = (index - 1) % pp, (index + 1) % pp
+        links = ((False, False, (after, index)), (False, True, (index, before)), (True, False, (before, index)), (True, True, (index, after)))
+        return [message(self._boundary(*ends), is_forward, is_send=is_send) for is_forward, is_send, ends in links]
 
     def _boundary(self, source: int, target: int) -> Transfer:
-        if (source, target) in self.boundaries:
-            return self.boundaries[source, target]
         ranks = tuple(self.layout.mesh.rank({"pp": stage}) for stage in (source, target))
         nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
-        self.boundaries[source, target] = self.costs.collective("send_recv", nbytes, ranks)
-        return self.boundaries[source, target]
+        return self.costs.collective("send_recv", nbytes, ranks)
 
     def _epilogue(self) -> list[Instruction]:
         """Reduce what is not reduced yet, sum tied embeddings, step the optimizer, gather what it sharded."""
@@ -383,22 +438,19 @@ class _StageBuilder:
         """Parameters of this stage on one rank, gathered."""
         return sum(chunk.parameters for chunk in self.chunks)
 
-    def memory(self) -> dict[str, float]:
+    def memory(self, index: int) -> dict[str, float]:
         """Return peak bytes by part: states under ZeRO, activations of the microbatches in flight. [B]"""
         system, count, b = self.system, self.parameters, self.costs.dtype_bytes
         own = [count / (self.shards if system.zero >= stage else 1) for stage in (1, 2, 3)]
         master = 4.0 if b < 4 else 0.0
-        now = peak = 0.0
-        for task in self.order:
-            now += self.chunks[task.chunk].saved * (1 if task.is_forward else -1)
-            peak = max(peak, now)
+        peak = self.pipeline.peak_sum(index, [chunk.saved for chunk in self.chunks])
         parts = {
             "parameters": b * own[2],
             "gradients": self.costs.gradient_bytes * own[1],
             "optimizer states": (master + self.costs.moments) * own[0],
             "activations": peak,
             "backward workspace": max(chunk.working for chunk in self.chunks),
-            "stage outputs": self._stage_outputs(),
+            "stage outputs": self._stage_outputs(index),
             CONTEXT: self.costs.software.context_memory,
         }
         if system.zero == 3:
@@ -406,12 +458,25 @@ class _StageBuilder:
         return {part: nbytes for part, nbytes in parts.items() if nbytes}
 
 
-    def _stage_outputs(self) -> float:
+    def _stage_outputs(self, index: int) -> float:
         """Outputs of the microbatches in flight, where the stack does not free what it has sent. [B]"""
         if self.system.pp == 1 or not self.costs.software.keeps_stage_outputs:
             return 0.0
         b = self.layout.microbatch
-        return peak_in_flight(self.order) * b.tokens * self.model.hidden * self.costs.dtype_bytes / self.system.activation_shards
+        return int(self.pipeline.peak_in_flight[index]) * b.tokens * self.model.hidden * self.costs.dtype_bytes / self.system.activation_shards
+
+
+def _record_embedding(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+    system.embedding_forward(r, m, b)
+
+
+def _record_layer(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+    with r.layer(b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards):
+        system.layer_forward(r, m, b)
+
+
+def _record_head(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+    system.head_forward(r, m, b)
 
 
 class _GatheredParameters:

@@ -301,15 +301,24 @@ AXES = ("tp", "cp", "dp")
 FAST: dict[str, float] = {"scale_up": 64e9, "nic": 8e9}
 
 
+def representatives(trace: Trace) -> dict[tuple[int, int], float]:
+    """End of each instruction on each representative rank."""
+    g = trace.graph
+    chosen = {rank for rank, is_one in zip(g.ranks, g.is_representative, strict=True) if is_one}
+    return {key: end for key, end in instruction_ends(trace).items() if key[0] in chosen}
+
+
 def check_system(system: TransformerTraining, nodes: int, batch: int, *, nics: int, fidelity: Any = "fair", slowdown: float = 0.1) -> None:
     """Folded, composed and unfolded runs agree."""
     here = cluster(nodes, 8, nics=nics, **FAST)
     s = system.build(job(batch), here)
     whole = execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, use_composites=False)
     assert_same(execute.execute(s, here, fidelity=fidelity, slowdown=slowdown), whole)
-    unfolded = execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, unfold=AXES)
+    unfolded = execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, unfold=AXES, use_composites=False)
     assert len(unfolded.trace.graph) == len(whole.trace.graph) * s.classes[0].multiplicity
     assert unfolded.trace.digest() == whole.trace.digest()
+    composed = execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, unfold=AXES)
+    assert representatives(composed.trace) == instruction_ends(whole.trace)
     again = execute.execute(system.build(job(batch), here), here, fidelity=fidelity, slowdown=slowdown, use_composites=False)
     assert again.trace.digest() == whole.trace.digest()
 
@@ -362,7 +371,9 @@ def test_eight_ranks_on_some_axes(
     s = system.build(job(8 * dp), here)
     whole = execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, use_composites=False)
     assert_same(execute.execute(s, here, fidelity=fidelity, slowdown=slowdown), whole)
-    assert execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, unfold=AXES).trace.digest() == whole.trace.digest()
+    unfolded = execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, unfold=AXES, use_composites=False)
+    assert unfolded.trace.digest() == whole.trace.digest()
+    assert representatives(execute.execute(s, here, fidelity=fidelity, slowdown=slowdown, unfold=AXES).trace) == instruction_ends(whole.trace)
 
 
 # -- these checks see faults -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from simtrain.engine.composite import Composer, disturbed
 from simtrain.engine.execute import Execution, execute
+from simtrain.engine.replay import replay
+from simtrain.graph.graph import assemble
 from simtrain.graph.step import Do, Instruction, Step, Wait
 from simtrain.graph.template import Template
 from tests.tiny import TICK, budget_errors, cluster, compute, ends, instruction_ends, message, step, template, transfer
@@ -58,11 +61,26 @@ def test_asides_are_not_composed() -> None:
     assert both(program(Do(LAYER, "k"), Wait("k"))).composites.by_template == {}
 
 
-def test_unfolding_switches_composites_off() -> None:
+def test_unfolded_ranks_are_composed_too() -> None:
     s = program(LAYER, LAYER)
+    whole = execute(s, cluster(), unfold=("tp",), use_composites=False)
+    assert len(whole.trace.graph) == 2 * 2 * 3
+    assert whole.trace.digest() == execute(s, cluster(), use_composites=False).trace.digest()
     unfolded = execute(s, cluster(), unfold=("tp",))
-    assert len(unfolded.trace.graph) == 2 * 2 * 3
-    assert unfolded.trace.digest() == execute(s, cluster(), use_composites=False).trace.digest()
+    assert len(unfolded.trace.graph) == 2 * 2
+    assert unfolded.trace.digest() == execute(s, cluster()).trace.digest()
+
+
+def test_composites_whose_ranks_come_at_different_times_are_expanded() -> None:
+    # Rank 1's loader takes a second longer than rank 0's; alone, rank 0 would have begun the layer at 1 s and waited for rank 1 inside it.
+    s = program(LAYER, LAYER)
+    composer = Composer(cluster(), "fair", 0.0)
+    composites = composer.compose(s, ("tp",))
+    graph = assemble(s, unfold=("tp",), stand_in=composites.stand_ins)
+    trace = replay(graph, cluster())
+    assert disturbed(trace, composites, "fair", 0.0) == {}
+    trace.ready[0] = -1.0
+    assert disturbed(trace, composites, "fair", 0.0) == {0: frozenset({0})}
 
 
 def test_a_transfer_on_the_same_link_expands_only_what_it_meets() -> None:

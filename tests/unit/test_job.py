@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from simtrain.engine.confidence import interval
 from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import RunRecord
-from simtrain.engine.intervals import interval
 from simtrain.engine.job import Events, Job, JobSetup
 from simtrain.engine.save_path import Saving
 from simtrain.hardware import FailureModel
@@ -143,6 +143,14 @@ def test_a_second_node_lost_during_a_recovery_takes_the_copies_with_it() -> None
     assert run(failures, Saving(10.0, 10), memory_survives=survives, num_spares=2)[1]["lost_work"] == 95.0
 
 
+def test_a_failure_of_the_whole_job_takes_what_is_in_memory_with_it() -> None:
+    def survives(lost: Collection[int]) -> bool:
+        return copies_survive(lost, 4, 2)
+
+    for nodes, lost in ((range(0), 95.0), (range(1, 2), 5.0)):
+        assert run([crash(295.0, nodes)], Saving(10.0, 10), memory_survives=survives)[1]["lost_work"] == lost
+
+
 def test_slow_nodes_cost_what_is_not_done_meanwhile() -> None:
     slow = Slowdown(compute=0.8, lasts=({"median": 1.0},))  # pyright: ignore[reportArgumentType]
     event = Failure(100.0, "slow", range(1, 2), False, 30.0, 200.0, slow)
@@ -150,6 +158,13 @@ def test_slow_nodes_cost_what_is_not_done_meanwhile() -> None:
     assert parts == pytest.approx({"productive": 960.0, "degraded": 40.0})
     isolated = run([event], Saving(10.0), isolate_slow=True, num_spares=1)[1]
     assert isolated == pytest.approx({"productive": 964.0 - 4.0, "degraded": 6.0 - 1.0, "lost_work": 5.0, "restart": 30.0})
+
+
+def test_a_slow_node_comes_back_from_repair_at_full_speed() -> None:
+    """Slow from 100 s on; it fails at 200 s, is back at 250 s, and the job restarts for 30 s."""
+    slow = Slowdown(compute=0.8, lasts=({"median": 1.0},))  # pyright: ignore[reportArgumentType]
+    events = [Failure(100.0, "slow", range(1, 2), False, 30.0, 800.0, slow), crash(200.0, range(1, 2), drains=True, away=50.0)]
+    assert run(events, Saving(10.0))[1]["productive"] == pytest.approx(180 + 720)
 
 
 def test_an_elastic_job_goes_on_and_takes_the_node_in_again() -> None:
@@ -194,7 +209,7 @@ def test_ettr_of_many_failures_is_dalys(gpus: int, per_day: float, restart: floa
     m = {"causes": {"x": {"component": "software", "rate": per_day / DAY, "per": "node", "is_hardware": False}}}
     model, nodes = FailureModel.model_validate(m), gpus // 8
     found = []
-    for seed in range(12):
+    for seed in range(8):
         job = Job(JobSetup(54 * DAY, nodes, 0, Saving(interval_, 1, 0.0, stall), times), Wait(), draw_failures(model, nodes, 8, 54 * DAY, seed))
         job.run()
         found.append(RunRecord.of(seed, job).ettr)
@@ -217,7 +232,7 @@ def test_waiting_for_nodes_is_that_of_independent_nodes(sigma: float, spares: in
     expected = sum(math.comb(total, k) * p**k * (1 - p) ** (total - k) for k in range(spares + 1))
     found = []
     for seed in range(8):
-        job = Job(JobSetup(1200 * DAY, nodes, spares, Saving(1.0), {"same": 0.0, "spare": 0.0}), Wait(), draw_failures(m, total, 8, 1200 * DAY, seed))
+        job = Job(JobSetup(800 * DAY, nodes, spares, Saving(1.0), {"same": 0.0, "spare": 0.0}), Wait(), draw_failures(m, total, 8, 800 * DAY, seed))
         job.run()
         found.append(RunRecord.of(seed, job).ettr)
     estimate = interval(found, confidence=0.997)

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from simtrain.engine.metrics import Busy, axis_label, measure_ranks, overlaps, waiting
+from simtrain.engine.intervals import Line, overlaps, rank_blocks, union
+from simtrain.engine.metrics import Busy, axis_label, measure_ranks, waiting
 from simtrain.engine.replay import replay
 from simtrain.graph.graph import assemble
 from simtrain.graph.step import Do, Instruction, Wait
@@ -18,7 +21,7 @@ from tests.tiny import cluster, compute, message, step, template, transfer
 FAST = 1e6
 
 
-def busy(programs: Sequence[Sequence[Instruction | Template]], **kw: Any) -> list[Busy]:
+def busy(programs: Sequence[Sequence[Instruction | Template]], **kw: Any) -> Sequence[Busy]:
     return measure_ranks(replay(assemble(step(programs, axes={"tp": 2, "dp": 4})), cluster(), **kw))
 
 
@@ -87,7 +90,38 @@ def test_joined_axes_are_reported_under_one(axis: str, label: str) -> None:
 
 
 def test_intervals_overlap_for_more_than_an_instant() -> None:
-    start, end = np.array([0.0, 2.0, 5.0, 9.0]), np.array([1.0, 4.0, 8.0, 9.0])
-    assert overlaps(start, end, np.array([1.0, 3.0]), np.array([2.0, 5.5])).tolist() == [False, True, True, False]
-    assert overlaps(start, end, np.array([0.0]), np.array([10.0])).tolist() == [True] * 4
-    assert overlaps(start, end, np.array([]), np.array([])).tolist() == [False] * 4
+    line = Line(2, 16.0)
+    rank = np.zeros(4, np.int64)
+    start, end = line.at(rank, np.array([0.0, 2.0, 5.0, 9.0])), line.at(rank, np.array([1.0, 4.0, 8.0, 9.0]))
+
+    def beside(*others: tuple[int, float, float]) -> list[bool]:
+        ranks, starts, ends = (np.array(column) for column in zip(*others, strict=True)) if others else (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+        return overlaps(start, end, union(line.at(ranks, starts), line.at(ranks, ends))).tolist()
+
+    assert beside((0, 1.0, 2.0), (0, 3.0, 5.5)) == [False, True, True, False]
+    assert beside((0, 0.0, 10.0)) == [True] * 4
+    assert beside((1, 0.0, 10.0)) == [False] * 4
+    assert beside() == [False] * 4
+
+
+@given(seed=st.integers(0, 10**6))
+def test_a_union_covers_what_its_intervals_cover(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ranks, count = int(rng.integers(1, 5)), int(rng.integers(0, 30))
+    rank, start = rng.integers(0, ranks, count), rng.integers(0, 40, count)
+    end = np.minimum(start + rng.integers(0, 9, count), 47)
+    line = Line(ranks, 48.0)
+    covered = np.zeros((ranks, 48), np.bool_)
+    for r, a, b in zip(rank, start, end, strict=True):
+        covered[r, a:b] = True
+    found = union(line.at(rank, start.astype(np.float64)), line.at(rank, end.astype(np.float64)))
+    assert line.lengths(found).tolist() == covered.sum(axis=1).tolist()
+    assert (found[0][1:] > found[1][:-1]).all()
+
+
+def test_ranks_are_measured_in_blocks_where_one_line_is_too_short() -> None:
+    assert list(rank_blocks(10, 1.0)) == [(0, 10)]
+    blocks = list(rank_blocks(3000, 4096.0))
+    assert len(blocks) > 1
+    assert [a for a, _ in blocks[1:]] == [b for _, b in blocks[:-1]]
+    assert (blocks[0][0], blocks[-1][1]) == (0, 3000)

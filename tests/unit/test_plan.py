@@ -142,7 +142,7 @@ def test_bounds_never_exceed_what_is_simulated(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDED)
 def test_bounds_never_exceed_what_is_simulated_on_many(name: str) -> None:
-    check_bounds(name, 400, 2)
+    check_bounds(name, 100, 2)
 
 
 def small(**settings: Any) -> PlanResult:
@@ -190,8 +190,8 @@ def test_what_does_not_fit_anywhere_is_said() -> None:
 MEASURED = {
     ("gpt-h3072-l30", 64): "",
     ("gpt-h6144-l40", 256): "",
-    ("gpt-h8192-l48", 512): "chosen tp 4 ran 10.0 % slower than the best: of rows with tp 2 and 4, those with 2 to 4 sequences per microbatch were measured slower "
-    "than those with 6, which no cost here explains",
+    ("gpt-h8192-l48", 512): "chosen tp 4 ran 10.0 % slower than the best: with tp 2 and 4, microbatches of 2 to 4 sequences were measured slower than "
+    "those of 6, which no cost here explains",
     ("gpt-h12288-l96", 512): "chosen tp 8, pp 16 ran 3.3 % slower than the best, tp 4, pp 32: predicted within 0.3 % of each other",
 }  # fmt: skip
 """Groups of the measured sweep, and why a chosen plan is more than 3 % slower than the best measured one."""

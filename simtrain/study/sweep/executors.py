@@ -112,8 +112,11 @@ def run_ray(study: Study, todo: Sequence[Point], workers: int) -> Iterator[Outco
     held = ray.put(study.model_dump_json(by_alias=True))
 
     @ray.remote(num_cpus=1)
-    def run_chunk(text: str, chunk: list[Point]) -> list[Outcome]:
-        return [_evaluation_of(text)(point) for point in chunk]
+    def run_chunk(text: str, chunk: list[Point]) -> list[Outcome] | SimtrainError:
+        try:
+            return [_evaluation_of(text)(point) for point in chunk]
+        except SimtrainError as error:  # raised here, Ray would print it once for every task in flight
+            return error
 
     count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting, pending = chunks(todo, count)[::-1], list[Any]()
@@ -122,16 +125,10 @@ def run_ray(study: Study, todo: Sequence[Point], workers: int) -> Iterator[Outco
             pending.append(run_chunk.remote(held, waiting.pop()))
         done, pending = ray.wait(pending)
         for reference in done:
-            yield from _result_of(ray, reference)
-
-
-def _result_of(ray: Any, reference: Any) -> list[Outcome]:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SimtrainError):
-            raise error.cause from None
-        raise
+            outcomes = ray.get(reference)
+            if isinstance(outcomes, SimtrainError):
+                raise outcomes
+            yield from outcomes
 
 
 _evaluations: dict[str, Evaluation] = {}

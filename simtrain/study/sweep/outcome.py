@@ -14,6 +14,8 @@ from simtrain.study.sweep.points import Point
 
 OK, INFEASIBLE, EXCLUDED = "ok", "infeasible", "excluded"
 """Ran; cannot run, or does not fit; ruled out by a constraint."""
+SIMULATED = ".simulated"
+"""Ending of a metric that is called like an axis: what was set, and what came of it, are two columns."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +67,21 @@ class Evaluation:
         for name, expression in self.derived.items():
             names.metrics[name] = float(expression.value(names.value))
             units[name] = self.study.derived[name].unit
-        kept = self._kept(names.metrics)
+        kept = self._kept(names.metrics, point)
+        units |= {name: units[name.removesuffix(SIMULATED)] for name in kept if name.endswith(SIMULATED)}
         for constraint in later:
             if not constraint.value(names.value):
                 return Outcome(point.key, EXCLUDED, kept, units, f"constraint: {constraint.text}")
         return Outcome(point.key, OK, kept, units)
 
-    def _kept(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def _kept(self, metrics: Mapping[str, float], point: Point) -> dict[str, float]:
         wanted = (*self.study.metrics, *self.study.derived) if self.study.metrics else tuple(metrics)
         families = {name.split(".", maxsplit=1)[0] for name in metrics}
         for name in wanted:
             # An axis that sends nothing has no metric of its own: that is zero, not a slip.
             if name not in metrics and name.split(".", maxsplit=1)[0] not in families:
                 raise InputError(f"study {self.study.name}: metrics: unknown metric {name!r}; {did_you_mean(name, metrics)}")
-        return {name: metrics.get(name, 0.0) for name in wanted}
+        return {f"{name}{SIMULATED}" if name in point.axes else name: metrics.get(name, 0.0) for name in wanted}
 
 
 def _run(s: Scenario, fidelity: str, seed: int) -> tuple[dict[str, float], dict[str, str]]:

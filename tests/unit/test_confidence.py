@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from simtrain.engine.intervals import interval, paired_difference, student_quantile
+from simtrain.engine.confidence import interval, paired_difference, student_quantile
 
 
 @pytest.mark.parametrize(("degrees", "expected"), [(4, 2.776), (5, 2.571), (10, 2.228), (29, 2.045), (99, 1.984), (199, 1.972)])

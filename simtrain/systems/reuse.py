@@ -1,0 +1,169 @@
+"""What one evaluation leaves for the next: costs, recordings, programs, graphs, composites.
+
+Whoever makes many evaluations owns one :class:`Reuse` and passes it along; a single run makes its own. Everything in it is keyed by
+all it depends on, so it changes no result, and its size is bounded. Objects are compared by identity and kept while they are a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from simtrain.cost.model import CostModel
+from simtrain.cost.span import Span
+from simtrain.engine.composite import Composer
+from simtrain.engine.replay import Fidelity
+from simtrain.graph.columns import COLUMNS, Columns, concatenate
+from simtrain.graph.graph import Shapes
+from simtrain.graph.mesh import Mesh
+from simtrain.graph.pipeline_columns import Pipeline, Shape, pipeline_columns
+from simtrain.graph.recorder import Piece
+from simtrain.graph.recordings import Question, Reads, Recordings
+from simtrain.graph.template import Joined, Template
+from simtrain.hardware import Cluster, Software
+from simtrain.model import Transformer
+from simtrain.systems.base import System
+
+T = TypeVar("T")
+S = TypeVar("S", bound=System)
+
+
+class Recent(dict[Hashable, T]):
+    """A dictionary that forgets what was used least recently.
+
+    Parameters
+    ----------
+    most
+        Entries that are kept at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def of(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the entry of a key, made if there is none."""
+        found = self.pop(key, None)
+        if found is None:
+            found = make()
+            if len(self) >= self.most:
+                del self[next(iter(self))]
+        self[key] = found
+        return found
+
+
+class Reuse:
+    """Everything that evaluations can share."""
+
+    def __init__(self) -> None:
+        self.pieces = Recordings[Piece]()
+        self.shapes = Shapes()
+        self._costs = Recent[tuple[CostModel, tuple[object, ...]]](64)
+        self._composers = Recent[Composer](64)
+        self._pipelines = Recent[Pipeline](512)
+        self._joined = Recent[Joined](4096)
+        self._programs = Recent[tuple[Columns, Columns]](4096)
+        self._flops = Recent[float](256)
+        self._spans = Recent[tuple[tuple[Spans, Span, Span], ...]](1024)
+
+    def costs(self, cluster: Cluster, software: Software, dtype: str, model: Transformer) -> CostModel:
+        """Return the costs of these, with what they have computed so far."""
+        key = (id(cluster), id(software), dtype, id(model))
+        return self._costs.of(key, lambda: (CostModel(cluster, software, dtype, model), (cluster, software, model)))[0]
+
+    def composer(self, cluster: Cluster, fidelity: Fidelity, slowdown: float) -> Composer:
+        """Return the composites made on a cluster so far."""
+        return self._composers.of((id(cluster), fidelity, slowdown), lambda: Composer(cluster, fidelity, slowdown))
+
+    def pipeline(self, shape: Shape) -> Pipeline:
+        """Return the programs of a pipeline."""
+        return self._pipelines.of(shape, lambda: pipeline_columns(shape))
+
+    def joined(self, name: str, parts: Sequence[tuple[Template, int]]) -> Joined:
+        """Return templates one after another."""
+        return self._joined.of((name, *((id(template), count) for template, count in parts)), lambda: Joined(name, parts))
+
+    def appended(self, first: Columns, slots: int, last: Columns) -> Columns:
+        """Return a program with a short one behind it, whose slots follow the ``slots`` of the first."""
+        key = (id(first), slots, *(getattr(last, name).tobytes() for name in COLUMNS), last.named)
+        return self._programs.of(key, lambda: (concatenate([first, last], [slots, 0]), first))[0]
+
+    def stage_spans(self, costs: CostModel, mesh: Mesh, stages: int) -> tuple[tuple[Spans, Span, Span], ...]:
+        """Return for every stage where its communicators sit, and where the pairs with the stages after and before it."""
+        return self._spans.of((Same(costs), mesh), lambda: _stage_spans(costs, mesh, stages))
+
+    def training_flops(self, model: Transformer, seq_len: int, is_causal: bool, window: int | None) -> float:
+        """Return :meth:`simtrain.model.Transformer.training_flops`."""
+        key = (Same(model), seq_len, is_causal, window)
+        return self._flops.of(key, lambda: model.training_flops(seq_len, is_causal=is_causal, window=window))
+
+
+def watched(system: S, reads: Reads) -> S:
+    """Return a copy of a system that notes which of its parameters are read, whoever reads them."""
+    copy = object.__new__(_watched_class(type(system)))
+    for name in ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
+        object.__setattr__(copy, name, getattr(system, name))
+    object.__setattr__(copy, "__dict__", {**system.__dict__, _READS: reads})
+    return cast("S", copy)
+
+
+Spans = tuple[Span, ...]
+
+
+def _stage_spans(costs: CostModel, mesh: Mesh, stages: int) -> tuple[tuple[Spans, Span, Span], ...]:
+    stride = mesh.stride("pp")
+    pairs = [costs.span((stage * stride, (stage + 1) % stages * stride)) for stage in range(stages)]
+    own = [tuple(costs.span(mesh.block(axis, {"pp": stage})) for axis in ("tp", "cp", "dp", "dp_cp")) for stage in range(stages)]
+    return tuple((own[stage], pairs[stage], pairs[stage - 1]) for stage in range(stages))
+
+
+_READS = "_reads"
+
+
+@cache
+def _watched_class(cls: type[System]) -> type[System]:
+    """Return a subclass whose instances note reads of fields: a subclass, so that ``super()`` works in what the system overrides."""
+    fields = frozenset(cls.model_fields)
+
+    def read(self: System, name: str) -> Any:
+        value = cls.__getattribute__(self, name)
+        if name in fields:
+            cls.__getattribute__(self, "__dict__")[_READS].note("field", name, comparable(value))
+        return value
+
+    return type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, "__getattribute__": read})
+
+
+class Same:
+    """An object that equals itself alone."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def comparable(value: object) -> Hashable:
+    """Return a value that can be compared quickly: itself if it is plain, else its identity."""
+    return value if isinstance(value, (int, float, str, type(None))) else Same(value)
+
+
+def answer(question: Question, system: System, mesh: Mesh, coordinates: Mapping[str, int], costs: CostModel) -> Hashable:
+    """Return what a recording would read here."""
+    kind, name = question
+    match kind:
+        case "field":
+            return comparable(getattr(system, name))
+        case "size":
+            return mesh.size(name)
+        case "span":
+            return costs.span(mesh.block(name, coordinates))
+        case _:
+            return mesh
