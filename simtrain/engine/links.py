@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from simtrain.engine.fairshare import to_rate
 from simtrain.graph.graph import Graph
 from simtrain.graph.template import LINK_CLASSES, Link
 from simtrain.hardware import Cluster
+from simtrain.hardware.cluster import ByIdentity
 
 
 @dataclass
@@ -39,18 +41,23 @@ class LinkTable:
 
 def link_table(graph: Graph, cluster: Cluster) -> LinkTable:
     """Lay out the scale-up ports and NICs of the represented ranks."""
-    node = cluster.node
+    return _table_of(tuple(graph.ranks), ByIdentity(cluster))
+
+
+@lru_cache(maxsize=32)
+def _table_of(ranks: tuple[int, ...], same: ByIdentity) -> LinkTable:
+    cluster, node = same.cluster, same.cluster.node
     per_nic = node.accelerators_per_nic
     nic = node.nic.count * node.nic.bandwidth * node.nic.efficiency * cluster.fabric_efficiency / node.num_accelerators * per_nic
     port = node.scale_up.bandwidth * node.scale_up.efficiency
     numbers: dict[tuple[int, int], int] = {}
     table = LinkTable([], [], [], [])
     represented: dict[tuple[int, int], int] = {}
-    for rank in graph.ranks:
+    for rank in ranks:
         for link_class in LINK_CLASSES:
             key = (int(link_class), rank // (per_nic if link_class in (Link.NIC_OUT, Link.NIC_IN) else 1))
             represented[key] = represented.get(key, 0) + 1
-    for rank in graph.ranks:
+    for rank in ranks:
         own: dict[int, int] = {}
         for link_class in LINK_CLASSES:
             is_nic = link_class in (Link.NIC_OUT, Link.NIC_IN)

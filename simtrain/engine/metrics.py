@@ -148,10 +148,19 @@ class _Rows:
         axis = np.array([AXES.index(axis_label(op.axis)) if op.axis and op.kind in COMMUNICATION else -1 for op in table.ops], np.int64)
         self.category = np.where(np.isin(table.kind, COMMUNICATION), axis + 1, np.where(table.kind == Kind.COMPUTE, 0, -1))
         """0 for kernels, 1 and more for communication along an axis, -1 for what occupies neither. By operation."""
-        self.payload = np.array([op.payload for op in table.ops], np.float64)
+        self.added = self._added(axis)
+        """What each operation adds to work and bytes, in the columns of a budget from those sent on."""
         self.template_of = np.repeat(np.arange(len(table.templates)), [len(t) for t in table.templates])
         self.inside = [inside.get(id(t)) for t in table.templates]
         self.alone = np.array([i.amounts if i else np.zeros(_FLOPS + 1) for i in self.inside]).reshape(-1, _FLOPS + 1)
+
+    def _added(self, axis: Ints) -> Floats:
+        table = self.table
+        is_plain, is_moving = table.kind != Kind.COMPOSITE, np.isin(table.kind, COMMUNICATION)
+        payload = np.array([op.payload for op in table.ops], np.float64)
+        sent = np.where((is_moving & (axis >= 0))[:, None] & (axis[:, None] == np.arange(len(AXES))), payload[:, None], 0.0)
+        links = [table.nbytes * (is_moving & ((table.links & int(link)) != 0)) for link in LINK_CLASSES]
+        return np.column_stack([sent, *links, table.flops * is_plain])
 
     def measure(self, amounts: Floats, first: int, stop: int) -> None:
         """Add up the rows of some ranks."""
@@ -179,16 +188,12 @@ class _Rows:
 
     def _totals(self, amounts: Floats, rank: Ints, op: Ints, seconds: Floats, category: Ints) -> None:
         """Add what adds up whatever runs at the same time: work, bytes, communication times."""
-        num = len(amounts)
-        is_plain = self.table.kind[op] != Kind.COMPOSITE
-        amounts[:, _FLOPS] += np.bincount(rank, self.table.flops[op] * is_plain, num)
+        num, kinds = len(amounts), len(self.table.ops)
+        counts = np.bincount(rank * kinds + op, minlength=num * kinds).reshape(num, kinds)
+        amounts[:, _SENT.start :] += counts @ self.added
         moving = np.flatnonzero(category > 0)
-        mover, moved = rank[moving], op[moving]
-        place = mover * len(AXES) + category[moving] - 1
-        for part, weights in ((_COMMUNICATION, seconds[moving]), (_SENT, self.payload[moved])):
-            amounts[:, part] += np.bincount(place, weights, num * len(AXES)).reshape(num, -1)
-        for i, link in enumerate(LINK_CLASSES):
-            amounts[:, _LINKS.start + i] += np.bincount(mover, (self.table.nbytes * ((self.table.links & int(link)) != 0))[moved], num)
+        place = rank[moving] * len(AXES) + category[moving] - 1
+        amounts[:, _COMMUNICATION] += np.bincount(place, seconds[moving], num * len(AXES)).reshape(num, -1)
 
     @staticmethod
     def _touched(line: Line, spans: tuple[Ints, Ints], within: tuple[Ints, Ints], rank: Ints) -> Flags:
