@@ -182,7 +182,8 @@ class _Rows:
             within = (line.at(rank[rows], start[rows]), line.at(rank[rows], end[rows]))
             template = self.template_of[op[rows]]
             touched = self._touched(line, spans, within, rank[rows])
-            spans, busy = self._open(touched, template, within[0], spans, busy)
+            if touched.any():
+                spans, busy = self._open(touched, template, within[0], spans, busy)
             self._closed(amounts, rank[rows], template, touched)
         self._charge(amounts, line, spans, busy)
 
