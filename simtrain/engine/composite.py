@@ -214,8 +214,7 @@ def _touching(trace: Trace, profile: _Profile, fidelity: Fidelity, slowdown: flo
     waits behind it. Compute and its slowdown only meet while both run.
     """
     g, table = trace.graph, trace.graph.table
-    streams = [i for i, name in enumerate(table.streams) if name in profile.streams and name != "compute"]
-    is_queued = np.isin(table.stream, streams)
+    is_queued = np.array([name in profile.streams and name != "compute" for name in table.streams])[table.stream]
     same_link = (table.links & int(profile.links)) != 0
     is_running = np.zeros(len(same_link), np.bool_) if fidelity == "analytic" else same_link
     is_queued |= same_link if fidelity == "analytic" else False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from simtrain.cost.collective import Transfer
 from simtrain.cost.placement import Group, span_of, span_of_group
-from simtrain.engine.execute import Execution
+from simtrain.engine.execute import Execution, execute
+from simtrain.engine.metrics import measure_ranks
 from simtrain.errors import InputError
 from simtrain.graph.columns import ColumnProgram, columns_of
 from simtrain.graph.graph import assemble
@@ -29,7 +31,8 @@ from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.long_context.ulysses import Ulysses
 from simtrain.systems.reuse import Reuse
 from simtrain.systems.training import TransformerTraining
-from tests.tiny import SOFTWARE, cluster, compute, job, step, template, transfer
+from tests.property.test_engine_properties import random_step, ranks
+from tests.tiny import SOFTWARE, budget_errors, cluster, compute, job, step, template, transfer
 
 # -- shared and unshared evaluations -------------------------------------------------------------------------------------------
 
@@ -52,7 +55,7 @@ def outcome(system: TransformerTraining, here: Any, fidelity: str, reuse: Reuse 
     return run.metrics(here), run.memory, run.digest(), [c.memory for c in run.trace.graph.step.classes]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     cls=st.sampled_from([MegatronLM, MegaScale, Ulysses]), degrees=DEGREES, vpp=st.sampled_from([1, 1, 2, 4]), zero=st.integers(0, 3),
     microbatch=st.sampled_from([1, 2, 4]), overlap=st.sampled_from(["none", "layer", "chunk"]), pp_overlap=st.booleans(),
@@ -101,6 +104,16 @@ def test_recordings_are_found_where_all_reads_are_answered_alike() -> None:
     kept.keep("layer", other, "four")
     kept.keep("head", other, "head")
     assert kept.find("layer", lambda question: 2) is None  # the oldest went
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), fidelity=st.sampled_from(["fair", "analytic"]), is_composed=st.booleans(), unfold=st.sampled_from([(), ("tp", "dp")]))
+def test_budgets_in_one_pass_are_those_by_sorting(seed: int, fidelity: Any, is_composed: bool, unfold: tuple[str, ...]) -> None:
+    run = execute(random_step(seed), ranks(), fidelity=fidelity, slowdown=0.15, engine="compiled", use_composites=is_composed, unfold=unfold)
+    by_sorting = measure_ranks(replace(run.trace, engine="simpy"), {key: c.inside for key, c in run.composites.by_stand_in.items()})
+    for one, other in zip(run.busy, by_sorting, strict=True):
+        assert (one.compute, one.exposed, one.communication) == (other.compute, other.exposed, other.communication)
+        assert budget_errors([one], [other]) == []
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------------
