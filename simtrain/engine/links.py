@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from simtrain.cost.collective import scale_up_link
 from simtrain.engine.fairshare import to_rate
 from simtrain.graph.graph import Graph
 from simtrain.graph.template import LINK_CLASSES, ROOT_CLASSES, Link
 from simtrain.hardware import Cluster
+from simtrain.hardware.cluster import ByIdentity
 from simtrain.hardware.node import Node
 
 NIC = Link.NIC_OUT | Link.NIC_IN
@@ -47,7 +49,12 @@ class LinkTable:
 
 def link_table(graph: Graph, cluster: Cluster) -> LinkTable:
     """Lay out the scale-up ports, the NICs and, where they are shared, the PCIe roots of the represented ranks."""
-    node = cluster.node
+    return _table_of(tuple(graph.ranks), ByIdentity(cluster))
+
+
+@lru_cache(maxsize=32)
+def _table_of(ranks: tuple[int, ...], same: ByIdentity) -> LinkTable:
+    cluster, node = same.cluster, same.cluster.node
     shares = {c: (1, node.scale_up.bandwidth * node.scale_up.efficiency) for c in (Link.SCALE_UP_OUT, Link.SCALE_UP_IN)}
     shares |= {c: (node.accelerators_per_nic, node.nic_bandwidth_per_accelerator * cluster.fabric_efficiency) for c in (Link.NIC_OUT, Link.NIC_IN)}
     table, root = LinkTable([], [], [], []), root_of(node)
@@ -56,11 +63,11 @@ def link_table(graph: Graph, cluster: Cluster) -> LinkTable:
         table.nic_weight = root[2]
     numbers: dict[tuple[int, int], int] = {}
     represented: dict[tuple[int, int], int] = {}
-    for rank in graph.ranks:
+    for rank in ranks:
         for link_class, (serves, _) in shares.items():
             key = (int(link_class), rank // serves)
             represented[key] = represented.get(key, 0) + 1
-    for rank in graph.ranks:
+    for rank in ranks:
         own: dict[int, int] = {}
         for link_class, (serves, share) in shares.items():
             key = (int(link_class), rank // serves)

@@ -99,9 +99,9 @@ def run_scenario(
 
 def _check_heeded(system: System, options: Options) -> None:
     """Refuse what would have no effect."""
-    name, plain = name_of(type(system)), Options()
+    plain = Options()
     for option in ("fidelity", "unfold", "seed", "seeds"):
         if option not in system.heeds and getattr(options, option) != getattr(plain, option):
-            raise UnsupportedError(f"{name}: --{option} has no effect on systems of its kind; leave it out")
+            raise UnsupportedError(f"{name_of(type(system))}: --{option} has no effect on systems of its kind; leave it out")
     if options.engine not in system.engines:
-        raise UnsupportedError(f"{name}: cannot use engine {options.engine!r}; allowed: {', '.join(system.engines)}")
+        raise UnsupportedError(f"{name_of(type(system))}: cannot use engine {options.engine!r}; allowed: {', '.join(system.engines)}")

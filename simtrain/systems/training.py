@@ -15,7 +15,7 @@ from pydantic import Field
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
 from simtrain.errors import InfeasibleError, InputError, UnsupportedError
-from simtrain.graph.columns import ColumnProgram, columns_of
+from simtrain.graph.columns import ColumnProgram
 from simtrain.graph.gradient_flow import GradientFlow, Send
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
@@ -25,7 +25,7 @@ from simtrain.graph.program import Program
 from simtrain.graph.recorder import Pending, Piece, Recorder
 from simtrain.graph.recordings import NotedMesh, Reads
 from simtrain.graph.schedule import Schedule
-from simtrain.graph.step import CONTEXT, Do, Instruction, RankClass, Step, allocated_bytes
+from simtrain.graph.step import CONTEXT, Do, RankClass, Step, allocated_bytes
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
@@ -286,8 +286,9 @@ class _StageBuilder:
         self.shards = layout.mesh.size("dp_cp")
         self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
-        self.epilogue = columns_of(self._epilogue())
-        self.templates = [*self._templates(), *self.epilogue.templates]
+        epilogue = self._epilogue()
+        self.ending = layout.reuse.in_line(tuple(do.message for do in epilogue))
+        self.templates = [*self._templates(), *(do.template for do in epilogue)]
 
     # -- recording --------------------------------------------------------------------------------------
 
@@ -388,16 +389,19 @@ class _StageBuilder:
 
     def _single(self, kind: str, nbytes: float, axis: str = "dp_cp") -> Template:
         """Return a template of one collective over the data-parallel ranks."""
-        r = Recorder(self.layout.mesh, self.costs, self.coordinates)
-        p = Program(f"{kind}_{axis}")
-        r.emit_collective(p, kind, axis, nbytes, stream="dp")
-        return p.template()
+
+        def make() -> Template:
+            r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program(f"{kind}_{axis}")
+            r.emit_collective(p, kind, axis, nbytes, stream="dp")
+            return p.template()
+
+        return self.layout.reuse.template((kind, nbytes, axis, Same(self.costs), self.layout.mesh, self.index), make)
 
     # -- the program ------------------------------------------------------------------------------------
 
     def rank_class(self, index: int) -> RankClass:
         """Return program, multiplicity and memory of a stage like this one."""
-        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, self.epilogue.columns)
+        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, self.ending)
         ranks = self.layout.mesh.world_size // self.system.pp
         return RankClass({"pp": index}, ranks, ColumnProgram(columns, self.templates), self.memory(index))
 
@@ -442,14 +446,15 @@ class _StageBuilder:
         return [message(self._boundary(*ends), is_forward, is_send=is_send) for is_forward, is_send, ends in links]
 
     def _boundary(self, source: int, target: int) -> Transfer:
-        ranks = tuple(self.layout.mesh.rank({"pp": stage}) for stage in (source, target))
+        stride = self.layout.mesh.stride("pp")
+        ranks = (source * stride, target * stride)
         nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
         return self.costs.collective("send_recv", nbytes, ranks)
 
-    def _epilogue(self) -> list[Instruction]:
+    def _epilogue(self) -> list[Do]:
         """Reduce what is not reduced yet, sum tied embeddings, step the optimizer, gather what it sharded."""
         system, parameters = self.system, self.parameters
-        program: list[Instruction] = []
+        program: list[Do] = []
         if system.dp_overlap == "none" and system.zero < 3:
             program.append(Do(self._single(self.reduction, parameters * self.costs.gradient_bytes)))
         program += self._tied_embedding()
@@ -460,7 +465,7 @@ class _StageBuilder:
             program.append(Do(self._single("all_gather", parameters * self.costs.dtype_bytes)))
         return program
 
-    def _tied_embedding(self) -> list[Instruction]:
+    def _tied_embedding(self) -> list[Do]:
         """First and last stage hold the same matrix and sum its gradient."""
         pp = self.system.pp
         if pp == 1 or not self.model.is_tied or self.index not in (0, pp - 1):
