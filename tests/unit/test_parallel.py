@@ -77,8 +77,7 @@ def test_workers_end_when_the_caller_stops_asking() -> None:
         return x, os.getpid()
 
     started = time.monotonic()
-    for _ in as_finished(slow, range(2), workers=2):
-        break
+    _, (_, pid) = next(iter(as_finished(slow, range(2), workers=2)))
     assert time.monotonic() - started < 30
     assert not _is_alive(pid)
 
