@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from simtrain.engine.execute import Execution
+from simtrain.engine.goodput import Goodput
+from simtrain.engine.intervals import paired_difference
 from simtrain.report.labels import (
     CATEGORY_NAMES,
     Scale,
@@ -135,7 +137,7 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(f"[bold]{_escape(comparison.title)}[/bold]" + (f", published: {_escape(source_of(comparison))}" if source_of(comparison) else ""))
     for table in _comparison_tables(comparison):
         console.print(table)
-    for line in (*_speedup_lines(comparison), *_accuracy_lines(comparison), *_infeasible_lines(comparison)):
+    for line in (*_speedup_lines(comparison), *_paired_lines(comparison), *_accuracy_lines(comparison), *_infeasible_lines(comparison)):
         console.print(line)
 
 
@@ -319,6 +321,23 @@ def _speedup_lines(comparison: Comparison) -> Iterable[str]:
             times = [r.published.get(time) for r in (baseline, row)]
             published = f", published {times[0] / times[1]:.2f}x" if times[0] and times[1] else ""
             yield f"{_escape(case):<{widest}}  {_escape(titles[row.system])} over {_escape(titles[baseline.system])}: {predicted:.2f}x{published}"
+
+
+def _paired_lines(comparison: Comparison) -> Iterable[str]:
+    """Yield, for runs with failures, the difference to the baseline seed by seed: both have met the same failures."""
+    titles = system_titles(comparison)
+    for row in comparison.rows:
+        theirs = next((r for r in comparison.rows if r.case == row.case and r.is_baseline), None)
+        ends = [r.result.outcome if r is not None and r.result is not None else None for r in (row, theirs)]
+        if row.is_baseline or theirs is None or not all(isinstance(end, Goodput) and len(end.records) > 1 for end in ends):
+            continue
+        ours, base = cast("list[Goodput]", ends)
+        found = paired_difference(ours.values("ettr"), base.values("ettr"))
+        mean, low, high = (f"{100 * value:+.2f}" for value in found)
+        yield (
+            f"{_escape(row.case)}  {_escape(titles[row.system])} minus {_escape(titles[theirs.system])}: ETTR {mean} points ({low} to {high}, "
+            f"95 % over {len(ours.records)} seeds with the same failures)"
+        )
 
 
 def _accuracy_lines(comparison: Comparison) -> Iterable[str]:

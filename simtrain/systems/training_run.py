@@ -17,7 +17,7 @@ from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import Goodput, RunRecord
 from simtrain.engine.job import Events, Job, JobSetup
 from simtrain.engine.save_path import Saving
-from simtrain.errors import InputError
+from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, FailureModel
 from simtrain.hardware.failure import Spare
 from simtrain.policy.checkpointing import interval_of, whole_steps
@@ -89,6 +89,8 @@ class TrainingRun(TransformerTraining):
 
     def simulate(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse | None = None) -> Goodput:
         """Run the job under each seed; see :meth:`simtrain.systems.base.System.simulate`."""
+        if cluster.degradations and options.fidelity != "flow":
+            raise UnsupportedError(f"cluster {cluster.name}: degradations of links need --fidelity flow; slow nodes of a run come from its failure model")
         model = self.failures_of(cluster)
         steps = Steps(self, workload, cluster, cast("StepFidelity", options.fidelity), cast("Engine", options.engine), reuse or Reuse())
         setup = self.job_setup(steps, model)

@@ -194,7 +194,7 @@ def test_ettr_of_many_failures_is_dalys(gpus: int, per_day: float, restart: floa
     m = {"causes": {"x": {"component": "software", "rate": per_day / DAY, "per": "node", "is_hardware": False}}}
     model, nodes = FailureModel.model_validate(m), gpus // 8
     found = []
-    for seed in range(12):
+    for seed in range(8):
         job = Job(JobSetup(54 * DAY, nodes, 0, Saving(interval_, 1, 0.0, stall), times), Wait(), draw_failures(model, nodes, 8, 54 * DAY, seed))
         job.run()
         found.append(RunRecord.of(seed, job).ettr)
@@ -217,7 +217,7 @@ def test_waiting_for_nodes_is_that_of_independent_nodes(sigma: float, spares: in
     expected = sum(math.comb(total, k) * p**k * (1 - p) ** (total - k) for k in range(spares + 1))
     found = []
     for seed in range(8):
-        job = Job(JobSetup(1200 * DAY, nodes, spares, Saving(1.0), {"same": 0.0, "spare": 0.0}), Wait(), draw_failures(m, total, 8, 1200 * DAY, seed))
+        job = Job(JobSetup(800 * DAY, nodes, spares, Saving(1.0), {"same": 0.0, "spare": 0.0}), Wait(), draw_failures(m, total, 8, 800 * DAY, seed))
         job.run()
         found.append(RunRecord.of(seed, job).ettr)
     estimate = interval(found, confidence=0.997)
