@@ -152,6 +152,13 @@ def test_slow_nodes_cost_what_is_not_done_meanwhile() -> None:
     assert isolated == pytest.approx({"productive": 964.0 - 4.0, "degraded": 6.0 - 1.0, "lost_work": 5.0, "restart": 30.0})
 
 
+def test_a_slow_node_comes_back_from_repair_at_full_speed() -> None:
+    """Slow from 100 s on; it fails at 200 s, is back at 250 s, and the job restarts for 30 s."""
+    slow = Slowdown(compute=0.8, lasts=({"median": 1.0},))  # pyright: ignore[reportArgumentType]
+    events = [Failure(100.0, "slow", range(1, 2), False, 30.0, 800.0, slow), crash(200.0, range(1, 2), drains=True, away=50.0)]
+    assert run(events, Saving(10.0))[1]["productive"] == pytest.approx(180 + 720)
+
+
 def test_an_elastic_job_goes_on_and_takes_the_node_in_again() -> None:
     """A node of four is away for 200 s: 7 s and 5 s of standing still, 188 s at 3/4, 10 s to rejoin."""
 
