@@ -235,7 +235,7 @@ class Job:
                 if isinstance(interrupt.cause, Failure):
                     pending = interrupt.cause
                     self._cause = pending.cause
-                    self._roll_back()
+                    self._roll_back(pending)
 
     def _train(self) -> Events:
         self._unrestored.clear()
@@ -289,10 +289,10 @@ class Job:
         rate = segment.path.speed
         return work, min(max(0.0, to_run_grid(elapsed - (after.work - before.work) / rate)), elapsed - work)
 
-    def _roll_back(self) -> None:
-        """Go back to the newest save that can still be read."""
+    def _roll_back(self, failure: Failure) -> None:
+        """Go back to the newest save that can still be read; a failure of the whole job takes all that is in memory with it."""
         self.num_interruptions += 1
-        self._unrestored |= self.missing
+        self._unrestored |= self.missing if failure.nodes else set(range(self.setup.num_nodes))
         while len(self._stored) > 1 and self._stored[-1].readable > self.now:
             self._stored.pop()
         best = self._stored[-1]

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
+from simtrain import spec
 from simtrain.engine.executors import Engine, StepFidelity
 from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import Goodput, RunRecord
@@ -24,7 +25,7 @@ from simtrain.policy.checkpointing import interval_of, whole_steps
 from simtrain.policy.recovery import copies_survive
 from simtrain.systems.base import Options
 from simtrain.systems.degraded_step import Steps
-from simtrain.systems.reuse import Reuse
+from simtrain.systems.reuse import Recent, Reuse
 from simtrain.systems.training import TransformerTraining
 from simtrain.units import Seconds
 from simtrain.workload import Pretraining
@@ -34,7 +35,7 @@ class TrainingRun(TransformerTraining):
     """Parameters of runs with failures, and the simulation over seeds."""
 
     heeds: ClassVar[tuple[str, ...]] = ("fidelity", "seed", "seeds")
-    example: ClassVar[Mapping[str, Any]] = {"tp": 4, "pp": 2, "duration": 2000 * 86400.0, "num_spares": 1, "checkpoint_interval": 3600.0}
+    example: ClassVar[Mapping[str, Any]] = {"tp": 4, "pp": 2, "duration": 2000 * 86400.0, "num_spares": 1}
     example_cluster: ClassVar[str] = "llama3_h100"
 
     duration: Seconds = Field(default=54 * 86400.0, gt=0)
@@ -92,12 +93,26 @@ class TrainingRun(TransformerTraining):
         if cluster.degradations and options.fidelity != "flow":
             raise UnsupportedError(f"cluster {cluster.name}: degradations of links need --fidelity flow; slow nodes of a run come from its failure model")
         model = self.failures_of(cluster)
-        steps = Steps(self, workload, cluster, cast("StepFidelity", options.fidelity), cast("Engine", options.engine), reuse or Reuse())
+        steps = self.steps(workload, cluster, options, reuse)
         setup = self.job_setup(steps, model)
         seeds = range(options.seed, options.seed + options.seeds)
         records = [RunRecord.of(seed, self.live(steps, setup, self.draw(cluster, seed))) for seed in seeds]
         without_a_node = self.speed_without(steps, [cluster.num_nodes // 2])
-        return Goodput(records, steps.step_time, workload.tokens_per_step, setup.saving.storage_interval, without_a_node, steps.healthy.memory, NOTES)
+        return Goodput(
+            records, steps.step_time, workload.tokens_per_step, setup.saving.storage_interval, without_a_node, steps.healthy.memory, self._notes(model)
+        )
+
+    def _notes(self, model: FailureModel) -> list[str]:
+        alike = self.spare == "cold" and model.restart_time("cold") == model.restart_time("warm")
+        return [*NOTES, *([f"failures/{model.name}.yaml has no stage of a restart that only cold spares need: they start like warm ones"] if alike else [])]
+
+    def steps(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse | None = None) -> Steps:
+        """Return the step times, those of an earlier run where nothing differs that a step depends on."""
+        own = set(TrainingRun.model_fields) - set(TransformerTraining.model_fields)
+        place = cluster.model_copy(update={"failures": None})
+        key = (type(self), spec.to_json([self.model_dump(exclude=own), workload, place, options.fidelity, options.engine]))
+        fidelity, engine = cast("StepFidelity", options.fidelity), cast("Engine", options.engine)
+        return _STEPS.of(key, lambda: Steps(self, workload, cluster, fidelity, engine, reuse or Reuse()))
 
     def draw(self, cluster: Cluster, seed: int) -> list[Failure]:
         """Return all that happens to the nodes of the job and to its spares under a seed."""
@@ -127,11 +142,10 @@ class TrainingRun(TransformerTraining):
 
     def saving(self, steps: Steps, model: FailureModel) -> Saving:
         """Return what is saved, how often, and what it costs; intervals are whole steps."""
+        self._refuse_unused()
         persist, stall = 0.0, self.checkpoint_stall
         if self.is_checkpoint_asynchronous:
             persist = self._storage_time(steps, "write") if self.checkpoint_persist is None else self.checkpoint_persist
-        elif self.checkpoint_persist is not None:
-            raise InputError("checkpoint_persist: only an asynchronous save is persisted behind training; set is_checkpoint_asynchronous=true or leave it out")
         if stall is None:
             stall = self._host_time(steps) if self.is_checkpoint_asynchronous else self._storage_time(steps, "write")
         interval = self.checkpoint_interval
@@ -143,6 +157,21 @@ class TrainingRun(TransformerTraining):
         memory_stall = self._host_time(steps) if self.memory_stall is None else self.memory_stall
         every = max(1, round(count / self.memory_steps))
         return Saving(self.memory_steps * steps.step_time, every, memory_stall, stall, persist)
+
+    def _refuse_unused(self) -> None:
+        """Refuse settings that would have no effect."""
+        unused = {
+            "checkpoint_persist": (self.checkpoint_persist is None or self.is_checkpoint_asynchronous, "is_checkpoint_asynchronous=true"),
+            "checkpoint_interval": (self.checkpoint_policy == "fixed" or self._is_default("checkpoint_interval"), "checkpoint_policy=fixed"),
+            "memory_copies": (self.memory_steps > 0 or self._is_default("memory_copies"), "memory_steps"),
+            "memory_stall": (self.memory_steps > 0 or self._is_default("memory_stall"), "memory_steps"),
+        }
+        for name, (is_used, needed) in unused.items():
+            if not is_used:
+                raise InputError(f"{name}: has no effect without {needed}; set that too, or leave it out")
+
+    def _is_default(self, name: str) -> bool:
+        return getattr(self, name) == type(self).model_fields[name].default
 
     def _state_bytes(self, steps: Steps) -> float:
         return self.bytes_per_parameter * steps.workload.model.parameters()
@@ -182,6 +211,9 @@ class TrainingRun(TransformerTraining):
             )
         return model
 
+
+_STEPS = Recent[Steps](16)
+"""Step times by configuration."""
 
 NOTES = [
     "failures of nodes in the job count from the first second; the run starts with trained-up processes and all nodes",

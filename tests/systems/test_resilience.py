@@ -273,7 +273,9 @@ def test_llama3_under_200_seeds() -> None:
     [
         ({"cluster.failures": "bloom_2022"}, "restart and detection and repair not given"),
         ({"cluster.storage": None}, "has no storage"),
-        ({"checkpoint_persist": "10 s"}, "only an asynchronous save"),
+        ({"checkpoint_persist": "10 s"}, "no effect without is_checkpoint_asynchronous=true"),
+        ({"checkpoint_interval": "10 min"}, "no effect without checkpoint_policy=fixed"),
+        ({"memory_copies": 3}, "no effect without memory_steps"),
         ({"num_spares": -1}, "num_spares"),
         ({"spare": "lukewarm"}, "cold.*warm.*hot"),
         ({"checkpoint_interval": 600}, "no unit"),
@@ -284,6 +286,17 @@ def test_llama3_under_200_seeds() -> None:
 def test_bad_input_is_one_message(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         simtrain.run("resilience/llama3", settings=settings)
+
+
+def test_sharded_states_do_not_survive_in_replicas() -> None:
+    with pytest.raises(InputError, match="set zero=0"):
+        steps_of(ReCycle, zero=1)
+    assert steps_of(ElasWave, zero=1)[1].dp == 3
+
+
+def test_spares_that_make_no_difference_are_named() -> None:
+    assert "only cold spares need" in " ".join(llama3(("spare", "cold"), seeds=1).notes)
+    assert "only cold spares need" not in " ".join(llama3(seeds=1).notes)
 
 
 def test_replicas_have_to_be_whole_nodes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_shares_of_events_drain() -> None:
 
 def test_events_are_in_order_and_know_their_detection() -> None:
     events: list[Failure] = draw_failures(FailureModel.load("llama3_2024_correlated"), 2048, 8, 10 * DAY, 0)
-    assert all(a.time <= b.time for a, b in zip(events, events[1:], strict=False))
+    assert all(a.time <= b.time for a, b in itertools.pairwise(events))
     assert {e.detection for e in events if e.cause == "leaf_crash"} <= {60.0}
     assert {e.detection for e in events if e.cause == "faulty_gpu"} == {600.0}
 

@@ -143,6 +143,14 @@ def test_a_second_node_lost_during_a_recovery_takes_the_copies_with_it() -> None
     assert run(failures, Saving(10.0, 10), memory_survives=survives, num_spares=2)[1]["lost_work"] == 95.0
 
 
+def test_a_failure_of_the_whole_job_takes_what_is_in_memory_with_it() -> None:
+    def survives(lost: Collection[int]) -> bool:
+        return copies_survive(lost, 4, 2)
+
+    for nodes, lost in ((range(0), 95.0), (range(1, 2), 5.0)):
+        assert run([crash(295.0, nodes)], Saving(10.0, 10), memory_survives=survives)[1]["lost_work"] == lost
+
+
 def test_slow_nodes_cost_what_is_not_done_meanwhile() -> None:
     slow = Slowdown(compute=0.8, lasts=({"median": 1.0},))  # pyright: ignore[reportArgumentType]
     event = Failure(100.0, "slow", range(1, 2), False, 30.0, 200.0, slow)

@@ -33,6 +33,9 @@ class ElasWave(ReCycle):
 
     reconfigure: Seconds = Field(default=1.0, ge=0)
     """Communicators are edited in place [1]_. [s]"""
+    needs_whole_replicas: ClassVar[bool] = False
+    memory_stall: Seconds | None = Field(default=None, ge=0)
+    """A snapshot goes to peers every step [1]_; by default what copying it to the host takes. [s]"""
     layers_by_stage: tuple[int, ...] = ()
     """Layers of each stage; empty: as ``layer_split`` says."""
 

@@ -29,4 +29,4 @@ class ReCycle(TorchFT):
         return steps.with_loads({stage: rerouted_load(n, steps.dp) for stage, n in enumerate(lost)}) if max(lost) < steps.dp else 0.0
 
     def memory_survives(self, steps: Steps, lost: Collection[int]) -> bool:
-        return max(steps.lost(lost).by_stage) < steps.dp
+        return steps.dp > 1 and max(steps.lost(lost).by_stage) < steps.dp

@@ -15,9 +15,12 @@ from pydantic import Field
 
 from simtrain.engine.failures import Failure
 from simtrain.engine.job import Events, Job
+from simtrain.errors import InputError
+from simtrain.model import Transformer
 from simtrain.systems.degraded_step import Steps
 from simtrain.systems.resilience.synchronous_restart import SynchronousRestart
 from simtrain.units import Seconds
+from simtrain.workload import Pretraining
 
 
 class TorchFT(SynchronousRestart):
@@ -32,9 +35,16 @@ class TorchFT(SynchronousRestart):
     """All survivors stand still while they agree on who is left [1]_. [s]"""
     rejoin_stall: Seconds = Field(default=100.0, ge=0)
     """All stand still while a replica comes back [2]_. [s]"""
+    needs_whole_replicas: ClassVar[bool] = True
+    """Whether each replica has to hold all states itself."""
     memory_steps: int = Field(default=1, ge=1)
     memory_stall: Seconds | None = Field(default=0.0, ge=0)
     """Nothing is copied: the states are on the other replicas anyway. [s]"""
+
+    def check(self, m: Transformer, workload: Pretraining) -> None:
+        super().check(m, workload)
+        if self.zero and self.needs_whole_replicas:
+            raise InputError(f"zero={self.zero} shards states over replicas, so none survives the loss of another; set zero=0")
 
     def recover(self, job: Job, failure: Failure) -> Events:
         yield from job.spend("detection", min(failure.detection, self.heartbeat))
@@ -56,4 +66,4 @@ class TorchFT(SynchronousRestart):
         return steps.with_replicas(left) if left else 0.0
 
     def memory_survives(self, steps: Steps, lost: Collection[int]) -> bool:
-        return len(steps.lost(lost).replicas) < steps.dp
+        return steps.dp > 1 and len(steps.lost(lost).replicas) < steps.dp
