@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from simtrain.engine.execute import Execution
 from simtrain.engine.goodput import Goodput
-from simtrain.engine.intervals import paired_difference
+from simtrain.engine.confidence import paired_difference
 from simtrain.report.labels import (
     CATEGORY_NAMES,
     Scale,

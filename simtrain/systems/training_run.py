@@ -1,6 +1,6 @@
 """Training over weeks: steps, saves, failures and recoveries. What every system that deals with failures shares.
 
-A system states what happens on a failure as a generator over the verbs of :class:`simtrain.engine.job.Job`, and how its steps are scheduled by
+A system states what happens on a failure as a generator over the verbs of :class:`simtrain.engine.training_job.TrainingJob`, and how its steps are scheduled by
 deriving from a system of that kind as well: ``class Mine(TrainingRun, MegatronLM)``.
 """
 
@@ -16,8 +16,8 @@ from simtrain import spec
 from simtrain.engine.executors import Engine, StepFidelity
 from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import Goodput, RunRecord
-from simtrain.engine.job import Events, Job, JobSetup
 from simtrain.engine.save_path import Saving
+from simtrain.engine.training_job import Events, JobSetup, TrainingJob
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, FailureModel
 from simtrain.hardware.failure import Spare
@@ -69,11 +69,11 @@ class TrainingRun(TransformerTraining):
 
     # -- what a system states ---------------------------------------------------------------------------
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         """Bring the job from an interruption to where it can train; its work since the last save is gone already."""
         raise NotImplementedError
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         """Take in nodes that have come free while the job trains without some of its own."""
         job.take_spares()
         yield from job.restart()
@@ -119,9 +119,9 @@ class TrainingRun(TransformerTraining):
         model, nodes = self.failures_of(cluster), cluster.num_nodes
         return draw_failures(model, nodes + self.num_spares, cluster.node.num_accelerators, self.duration, seed, job_nodes=nodes)
 
-    def live(self, steps: Steps, setup: JobSetup, failures: Iterable[Failure]) -> Job:
+    def live(self, steps: Steps, setup: JobSetup, failures: Iterable[Failure]) -> TrainingJob:
         """Return the job after its run."""
-        job = Job(setup, _Bound(self, steps), failures)
+        job = TrainingJob(setup, _Bound(self, steps), failures)
         job.run()
         return job
 
@@ -229,13 +229,13 @@ class _Bound:
     system: TrainingRun
     steps: Steps
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         return self.system.recover(job, failure)
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         return self.system.rejoin(job)
 
-    def speed(self, job: Job) -> float:
+    def speed(self, job: TrainingJob) -> float:
         """Return the speed on what the job has: the slowest node decides where several are slow."""
         slow = [self.steps.with_slow_node(place, slowdown) for place, slowdown in job.slow]
         return min([self.speed_of(job.missing), *slow], default=1.0)

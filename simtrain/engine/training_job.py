@@ -2,7 +2,7 @@
 
 The simulation has events for failures, repairs and recoveries only. Between them training advances in closed form
 (:mod:`simtrain.engine.save_path`). What happens on a failure is the business of a :class:`Recovery`, a system's generator over the verbs of
-:class:`Job`; a failure during a recovery ends that one and starts another.
+:class:`TrainingJob`; a failure during a recovery ends that one and starts another.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Events = Generator[Any, Any, None]
 class Recovery(Protocol):
     """How a job deals with failures: what a system of this kind states."""
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         """Bring the job from an interruption to where it can train."""
         ...
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         """Take in nodes that have come free while the job trains without some of its own."""
         ...
 
-    def speed(self, job: Job) -> float:
+    def speed(self, job: TrainingJob) -> float:
         """Return the speed of training on what the job has now, over that of the whole and healthy job."""
         ...
 
@@ -92,7 +92,7 @@ class _Segment(NamedTuple):
     """Time along the path."""
 
 
-class Job:
+class TrainingJob:
     """State of one run, and the verbs in which recoveries are written.
 
     Parameters
