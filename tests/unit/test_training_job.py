@@ -193,9 +193,10 @@ class OneByOne(GoOn):
     """Take in one node at a time, as the one that comes back first is alone."""
 
     def rejoin(self, job: TrainingJob) -> Events:
-        held, job._spares = job._spares[1:], job._spares[:1]
+        places = job._places
+        held, places.spares = places.spares[1:], places.spares[:1]
         job.take_spares()
-        job._spares = held
+        places.spares = held
         yield from job.spend("restart", 10.0)
 
 
