@@ -21,12 +21,17 @@ _TITLES = {
     "mean_jct": "mean JCT", "p50_jct": "median JCT", "p99_jct": "p99 JCT",
     "mean_first_wait": "wait to first start", "restart_gpu_time": "GPU time lost in restarts", "num_jobs": "jobs", "num_dropped": "jobs left out",
     "num_preemptions": "preemptions",
+    "rollouts_per_s": "rollouts", "running_per_server": "requests per server", "tail_time": "tail of a batch",
+    "staleness_mean": "staleness, mean", "staleness_max": "staleness, largest", "evictions_per_rollout": "evictions per rollout",
+    "generated_tokens_per_s": "generated", "trained_tokens_per_s_per_gpu": "trained per training GPU", "reward_wait": "wait for a reward worker",
 }  # fmt: skip
 CATEGORY_NAMES = {
     "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
     "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle", "productive": "productive",
     "checkpoint": "checkpoint stalls", "degraded": "degraded", "lost_work": "lost work", "detection": "detection", "restart": "restart",
     "waiting": "waiting for nodes",
+    "decode": "decoding", "prefill": "prefill", "reprefill": "prefill again", "weight_sync": "weight sync", "reshard": "resharding",
+    "log_probs": "log-probabilities", "train": "training",
 }  # fmt: skip
 """Names of what a rank does, see :data:`simtrain.engine.categories.CATEGORIES`; ``compute`` is all of it together."""
 
@@ -65,6 +70,8 @@ def metric_title(metric: str) -> str:
     """
     family, _, part = metric.partition(".")
     if part:
+        if family == "ratio":
+            return f"{metric_title(part)}, ratio"
         return {"exposed_comm": f"exposed {part}", "sent_bytes": f"sent over {part}"}.get(family, f"{_TITLES.get(family, family)} {part}")
     return _TITLES.get(metric, metric.replace("_", " "))
 

@@ -15,6 +15,7 @@ from simtrain.engine.categories import COMPUTE
 from simtrain.engine.execute import Execution
 from simtrain.engine.goodput import Goodput
 from simtrain.engine.job_outcome import JobOutcome
+from simtrain.engine.pools import RolloutRun
 from simtrain.errors import UnsupportedError
 from simtrain.report import style
 from simtrain.report.labels import (
@@ -90,6 +91,13 @@ def plot_result(result: Result, path: str) -> None:
 def draw_outcome(outcome: object, result: Result) -> Figure:
     """Return the picture of one kind of outcome."""
     raise UnsupportedError(f"{result.scenario.name}: has no picture; leave out --plot")
+
+
+@draw_outcome.register(RolloutRun)
+def _rollouts(_: RolloutRun, result: Result) -> Figure:
+    from simtrain.report.rollout_plot import draw_rollouts
+
+    return draw_rollouts(result)
 
 
 @draw_outcome.register(Execution)
@@ -245,7 +253,7 @@ def _prepare(ax: Axes, grid: _Grid, title: str, unit: str) -> None:
 
 def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
     """Draw predicted bars, hollow marks where a value is published, and the error above."""
-    values = [row.result.metrics[metric] for row in grid.rows.values() if row.result is not None and metric in row.result.metrics]
+    values = [row.metrics[metric] for row in grid.rows.values() if metric in row.metrics]
     published = [value for row in grid.rows.values() if (value := published_value(row, metric)) is not None]
     unit = scale(metric, [*values, *published])
     _prepare(ax, grid, metric_title(metric), unit.unit)
@@ -255,15 +263,15 @@ def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
         x = grid.place(case, system)
         if row.result is None:
             _cannot_run(ax, x, grid.bar, infeasible_mark(row))
-        elif metric in row.result.metrics:
-            ax.bar(x, row.result.metrics[metric] / unit.size, grid.bar * 0.9, color=grid.colours[system], linewidth=0)
+        elif metric in row.metrics:
+            ax.bar(x, row.metrics[metric] / unit.size, grid.bar * 0.9, color=grid.colours[system], linewidth=0)
         _value_label(ax, grid, row, metric, unit)
 
 
 def _value_label(ax: Axes, grid: _Grid, row: Row, metric: str, unit: Scale) -> None:
     """Mark the published value and write the error above both; without one, write the predicted value."""
     x = grid.place(row.case, row.system)
-    predicted = row.result.metrics.get(metric) if row.result is not None else None
+    predicted = row.metrics.get(metric)
     published, error = published_value(row, metric), error_of(row, metric)
     if published is not None:
         ax.plot(x, published / unit.size, "D", ms=6.5, mfc=style.PAPER, mec=style.INK, mew=1.3, clip_on=False, zorder=4)

@@ -48,6 +48,14 @@ SYSTEMS: dict[str, str] = {
     "scheduling/tiresias": _MUTED[2],
     "scheduling/priority_guard": _MUTED[4],
     "scheduling/consolidated": _MUTED[8],
+    "rl/verl": "#BBBBBB",
+    "rl/areal": _MUTED[6],
+    "rl/areal_sync": _MUTED[7],
+    "rl/one_step_off_policy": _MUTED[9],
+    "moe/deepspeed_moe": _BASELINE,
+    "moe/tutel": _MUTED[5],
+    "moe/pipemoe_lina": _MUTED[7],
+    "moe/fsmoe": _MUTED[2],
 }
 """Colours of shipped systems. One that is not listed takes a place in the palette by its name."""
 
@@ -57,6 +65,8 @@ CATEGORIES = {
     "host": "#A6845C", "idle": "#E9ECEF",
     "productive": "#0072B2", "checkpoint": "#56B4E9", "degraded": "#F0E442", "lost_work": "#D55E00", "detection": "#CC79A7", "restart": "#E69F00",
     "waiting": "#A6845C",
+    "decode": "#56B4E9", "prefill": "#009E73", "reprefill": "#F0E442", "log_probs": "#7A5195", "train": "#0072B2", "weight_sync": "#D55E00",
+    "reshard": "#CC79A7",
 }  # fmt: skip
 """Colours of what a rank does, and of what a run with failures does."""
 

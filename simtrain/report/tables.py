@@ -278,7 +278,7 @@ def _comparison_table(comparison: Comparison, triples: Sequence[str], singles: S
 
 
 def _values(comparison: Comparison, metric: str) -> list[float]:
-    predicted = [row.result.metrics[metric] for row in comparison.rows if row.result is not None and metric in row.result.metrics]
+    predicted = [row.metrics[metric] for row in comparison.rows if metric in row.metrics]
     return predicted + [value for row in comparison.rows if (value := published_value(row, metric)) is not None]
 
 
@@ -293,7 +293,7 @@ def _heading(metric: str, unit: Scale) -> str:
 def _predicted(row: Row, metric: str, unit: Scale) -> str:
     if row.result is None:
         return f"[red]{infeasible_mark(row)}[/red]"
-    return unit.number(row.result.metrics[metric]) if metric in row.result.metrics else _NONE
+    return unit.number(row.metrics[metric]) if metric in row.metrics else _NONE
 
 
 def _triple(comparison: Comparison, row: Row, metric: str, unit: Scale) -> list[str]:

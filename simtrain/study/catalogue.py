@@ -9,7 +9,7 @@ from simtrain.hardware import Accelerator, Cluster, Node
 from simtrain.model import Transformer
 from simtrain.study.suite import Suite
 from simtrain.systems import registry
-from simtrain.workload import JobTrace, Pretraining
+from simtrain.workload import JobTrace, Pretraining, Rollouts
 
 Record = dict[str, str | int | float]
 
@@ -79,9 +79,11 @@ def _models() -> list[Record]:
 
 
 def _workloads() -> list[Record]:
+    steps = [(w, "pretraining", w.seq_len, w.global_batch_size) for w in map(Pretraining.load, Pretraining.names())]
+    rollouts = [(w, "rollouts", w.prompt_len + w.response.cap, w.batch_size) for w in map(Rollouts.load, Rollouts.names())]
     return [
-        {"name": w.name, "model": w.model.name, "seq_len": w.seq_len, "global_batch_size": w.global_batch_size, "dtype": w.dtype, "description": w.description}
-        for w in map(Pretraining.load, Pretraining.names())
+        {"name": w.name, "kind": kind, "model": w.model.name, "seq_len": seq_len, "batch_size": batch, "dtype": w.dtype, "description": w.description}
+        for w, kind, seq_len, batch in sorted([*steps, *rollouts], key=lambda row: row[0].name)
     ]
 
 

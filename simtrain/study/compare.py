@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,19 @@ class Row:
     """Published value by metric."""
     infeasible: str = ""
     """Why it cannot run; empty when it did."""
+    ratios: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Metrics ``ratio.METRIC``: over the baseline in the same set-up, or over the set-up that the case names."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every metric, ratios included; empty when it did not run."""
+        return {**self.result.metrics, **self.ratios} if self.result is not None else {}
 
     def error(self, metric: str) -> float | None:
         """Return predicted over published minus one; None where either is missing."""
         if self.result is None or not math.isfinite(self.published.get(metric, math.inf)):
             return None
-        return self.result.metrics[metric] / self.published[metric] - 1
+        return self.metrics[metric] / self.published[metric] - 1 if metric in self.metrics else None
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,11 @@ class Comparison:
 
         records = [
             {
-                "case": row.case, "system": row.system, "metric": metric, "predicted": row.result.metrics[metric] if row.result else None,
+                "case": row.case, "system": row.system, "metric": metric, "predicted": row.metrics.get(metric),
                 "published": row.published.get(metric), "error": row.error(metric), "note": row.infeasible,
             }
             for row in self.rows
-            for metric in (row.result.metrics if row.result else self.headline[:1])
+            for metric in (row.metrics or self.headline[:1])
         ]  # fmt: skip
         return pd.DataFrame(records)
 
@@ -143,6 +150,7 @@ def compare(
             if progress:
                 progress(f"{name_of(cls)}: {case.name}")
             rows.append(_row(cls, classes[-1], case, settings or {}, options))
+    rows = [_with_ratios(row, cases, rows) for row in rows]
     return Comparison(tuple(rows), f"{classes[-1].__name__} and {', '.join(c.__name__ for c in classes[:-1])}" if len(classes) > 1 else classes[0].__name__)
 
 
@@ -176,6 +184,17 @@ def _row(cls: type[System], main: type[System], case: Case, settings: Mapping[st
         if best is None or result.metrics[cls.objective] > best.metrics[cls.objective]:
             best = result
     return Row(case.name, name_of(cls), is_baseline, best, published, "" if best else reason)
+
+
+def _with_ratios(row: Row, cases: Sequence[Case], rows: Sequence[Row]) -> Row:
+    """Add the ratios for which a value is published."""
+    over = next(case.over for case in cases if case.name == row.case)
+    wanted = [metric for metric in row.published if metric.startswith("ratio.")]
+    reference = next((r for r in rows if (r.case == over and not r.is_baseline if over else r.case == row.case and r.is_baseline)), None)
+    if not wanted or row.result is None or reference is None or reference.result is None:
+        return row
+    theirs = reference.result.metrics
+    return replace(row, ratios={m: row.result.metrics[name] / theirs[name] for m in wanted for name in [m.removeprefix("ratio.")]})
 
 
 def _choices(search: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:

@@ -47,6 +47,10 @@ class Case:
     """Part of the paper, where it has several; ``compare`` shows the first."""
     baseline_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     """The same for the baseline."""
+    is_slow: bool = False
+    """Whether its simulation takes more than about a second, so that the default tests leave it out."""
+    over: str = ""
+    """Name of another case of the system that ratios are taken over; empty: its baseline in this one."""
 
     def settings_of(self, is_baseline: bool) -> dict[str, Any]:
         """Return all fixed settings of the system or of its baseline."""
@@ -62,7 +66,7 @@ class Claim:
     source
         Reference and place, such as ``[1] Table 2``.
     metric
-        Metric of the result that it is compared with.
+        Metric of the result that it is compared with; ``ratio.METRIC`` is that over the baseline's, or over the case that ``case.over`` names.
     case
         Set-up.
     value, baseline_value

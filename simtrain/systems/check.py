@@ -10,6 +10,7 @@ import numpy as np
 
 from simtrain.engine.execute import Execution, execute
 from simtrain.engine.metrics import AXES
+from simtrain.engine.pools import RolloutRun
 from simtrain.engine.trace import Trace
 from simtrain.errors import InfeasibleError
 from simtrain.graph.step import allocated_bytes
@@ -20,10 +21,12 @@ from simtrain.systems.job_laws import job_laws
 from simtrain.systems.job_scheduling import JobScheduling
 from simtrain.systems.law import LawBrokenError
 from simtrain.systems.law import law as _law
+from simtrain.systems.rollout import RolloutSystem
+from simtrain.systems.rollout_laws import rollout_laws
 from simtrain.systems.run_laws import run_laws
 from simtrain.systems.step import StepSystem
 from simtrain.systems.training_run import TrainingRun
-from simtrain.workload import Pretraining
+from simtrain.workload import Pretraining, Rollouts
 
 
 def check_system(
@@ -187,7 +190,8 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     """
     node, accelerator = cluster.node, cluster.node.accelerator
     finite = min(network, 1e9)
-    kernels = accelerator.kernels.model_copy(update={"launch": accelerator.kernels.launch / compute})
+    curves = {k: curve.model_copy(update={"intercept": curve.intercept / compute}) for k, curve in accelerator.kernels.gemm.items()}
+    kernels = accelerator.kernels.model_copy(update={"launch": accelerator.kernels.launch / compute, "gemm": curves})
     chip = accelerator.model_copy(
         update={"peak": {k: v * compute for k, v in accelerator.peak.items()}, "memory_bandwidth": accelerator.memory_bandwidth * compute, "kernels": kernels}
     )
@@ -201,6 +205,12 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
 
 
-LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws, TrainingRun: run_laws, JobScheduling: job_laws}
+def _rollout_laws(system: type[System], case: RolloutSystem, job: Rollouts, place: Cluster, run: RolloutRun) -> None:
+    rollout_laws(lambda holds, what: _law(holds, system, what), scaled, case, job, place, run)
+
+
+LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {
+    StepSystem: step_laws, TrainingRun: run_laws, JobScheduling: job_laws, RolloutSystem: _rollout_laws,
+}  # fmt: skip
 """Laws by kind of system, beyond those of all: called with class, parameters, workload, cluster and the outcome of a run. The nearest kind counts: the
 step of a run with failures is checked with the system that it is taken from."""

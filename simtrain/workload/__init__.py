@@ -2,5 +2,6 @@
 
 from simtrain.workload.job_traces import JobTrace
 from simtrain.workload.pretraining import Pretraining
+from simtrain.workload.rollouts import Rollouts
 
-__all__ = ["JobTrace", "Pretraining"]
+__all__ = ["JobTrace", "Pretraining", "Rollouts"]

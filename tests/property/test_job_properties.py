@@ -25,8 +25,9 @@ SCHEDULERS: dict[str, Scheduler] = {
 }  # fmt: skip
 JOB = st.tuples(st.integers(0, 40), st.integers(1, 8), st.integers(1, 30), st.integers(0, 2))
 TRACES = st.lists(JOB, min_size=1, max_size=14).map(lambda rows: [Job(i, float(s), g, float(d), p) for i, (s, g, d, p) in enumerate(rows)])
-few = settings(max_examples=30)
+few = settings(max_examples=12)
 """Of each of many schedulers."""
+some = settings(max_examples=40)
 
 
 def pool(jobs: Sequence[Job], scheduler: Scheduler, gpus: int = 8, **options: float) -> JobRun:
@@ -62,6 +63,7 @@ def test_gpu_time_is_conserved(name: str, jobs: list[Job]) -> None:
 
 
 @pytest.mark.parametrize("placement", [anywhere, consolidated])
+@some
 @given(jobs=TRACES)
 def test_easy_never_delays_the_head(placement: Placement, jobs: list[Job]) -> None:
     """Whenever somebody is head of a blocked line, it is promised the first end of running jobs at which it fits; it starts no later."""
@@ -92,6 +94,7 @@ def test_easy_never_delays_the_head(placement: Placement, jobs: list[Job]) -> No
     assert clock == sorted(clock)
 
 
+@some
 @given(jobs=TRACES)
 def test_conservative_gives_everybody_the_reservation_made_on_arrival(jobs: list[Job]) -> None:
     """An independent program that keeps reservations: each job, on arrival, takes the earliest slot that is free until it ends."""
@@ -108,6 +111,7 @@ def test_conservative_gives_everybody_the_reservation_made_on_arrival(jobs: list
     assert {job.index: job.first_start for job in pool(jobs, conservative).jobs} == expected
 
 
+@some
 @given(jobs=TRACES)
 def test_srtf_on_a_pool_takes_what_fits_in_order(jobs: list[Job]) -> None:
     """The rule of the reference results, second by second: sort all by what is left, fill, skip what does not fit."""
@@ -131,6 +135,7 @@ def test_srtf_on_a_pool_takes_what_fits_in_order(jobs: list[Job]) -> None:
     assert {job.index: job.finish for job in pool(jobs, srtf).jobs} == finish
 
 
+@some
 @given(jobs=TRACES)
 def test_fifo_on_single_gpus_is_the_multiserver_queue(jobs: list[Job]) -> None:
     """Kiefer and Wolfowitz: whoever comes next takes the server that is free first."""
@@ -142,6 +147,7 @@ def test_fifo_on_single_gpus_is_the_multiserver_queue(jobs: list[Job]) -> None:
         assert state.finish == servers[0]
 
 
+@some
 @given(jobs=TRACES)
 def test_srtf_is_best_on_one_gpu(jobs: list[Job]) -> None:
     """Schrage 1968: no scheduler has a lower mean completion time on a single server."""
@@ -154,7 +160,7 @@ def test_mean_wait_of_a_single_server() -> None:
     """Pollaczek and Khinchine: a Poisson stream on one GPU waits for lambda E[S^2] / (2 (1 - rho)) in the mean."""
     sigma = 0.8
     gap, median = 1000.0, 600.0 * math.exp(-(sigma**2) / 2)
-    generator = JobGenerator(num_jobs=2000, mean_gap=gap, gpus={1: 1.0}, median_duration=median, duration_sigma=sigma)
+    generator = JobGenerator(num_jobs=1200, mean_gap=gap, gpus={1: 1.0}, median_duration=median, duration_sigma=sigma)
     waits: list[float] = []
     for seed in range(5):
         rows = generator.rows(seed)
@@ -162,4 +168,4 @@ def test_mean_wait_of_a_single_server() -> None:
     expected = 600.0**2 * math.exp(sigma**2) / gap / (2 * (1 - 0.6))
     mean = sum(waits) / len(waits)
     error = math.sqrt(sum((w - mean) ** 2 for w in waits) / (len(waits) - 1) / len(waits))
-    assert abs(mean - expected) < 3 * error and error < 0.1 * expected
+    assert abs(mean - expected) < 3 * error and error < 0.15 * expected

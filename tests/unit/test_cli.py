@@ -22,7 +22,7 @@ from simtrain.model import Transformer
 from simtrain.study.settings import scenario
 from simtrain.study.suite import Suite
 from simtrain.systems import registry
-from simtrain.workload import JobTrace, Pretraining
+from simtrain.workload import JobTrace, Pretraining, Rollouts
 
 SET_UP = ("--workload", "gpt_tiny", "--cluster", "dgx_a100_40gb_ib")
 SMALL = ("run", "dense/megatron_lm", *SET_UP, "--set", "cluster.num_nodes=1", "--set", "tp=2")
@@ -84,7 +84,7 @@ def test_every_command_and_flag_is_explained(call: Any) -> None:
     ("kind", "names"),
     [
         ("systems", registry.names), ("clusters", Cluster.names), ("nodes", Node.names), ("accelerators", Accelerator.names),
-        ("models", Transformer.names), ("workloads", Pretraining.names),
+        ("models", Transformer.names), ("workloads", lambda: sorted([*Pretraining.names(), *Rollouts.names()])),
         ("traces", JobTrace.names), ("suites", Suite.names),
     ],
 )  # fmt: skip

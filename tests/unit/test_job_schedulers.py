@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 import simtrain
+from simtrain.engine.job_audit import audit
 from simtrain.engine.job_outcome import job_metrics
-from simtrain.engine.job_replay import JobRun, replay_jobs
+from simtrain.engine.job_replay import JobEvent, JobRun, replay_jobs
 from simtrain.engine.jobs import ClusterState, Job, Plan, Scheduler
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.policy.job_scheduling.backfill import conservative, easy
 from simtrain.policy.job_scheduling.in_order import fifo, fifo_skip, sjf
 from simtrain.policy.job_scheduling.placement import anywhere, consolidated
 from simtrain.policy.job_scheduling.preemptive import las, priority, srtf
+from simtrain.systems.check import check_system
 from simtrain.systems.job_scheduling import JobScheduling
+from simtrain.systems.law import LawBrokenError
+from simtrain.systems.scheduling.fifo import FIFO
 from simtrain.workload import JobTrace
 
 NAMES = {
@@ -252,3 +258,36 @@ def test_jobs_larger_than_the_cluster_are_left_out_and_counted() -> None:
     assert any("left out" in note for note in result.outcome.notes)
     nothing = run([(0, 9, 1)], fifo)
     assert job_metrics(nothing) == {"num_jobs": 0, "num_dropped": 1}
+
+
+# -- the audit of logs -------------------------------------------------------------------------------------------
+
+
+def broken(change: Callable[[list[JobEvent]], list[JobEvent]]) -> list[str]:
+    """What the audit says to a good run whose log was changed."""
+    good = run([(0, 3, 10), (1, 2, 5)], fifo)
+    assert list(audit(good)) == []
+    return list(audit(dataclasses.replace(good, log=tuple(change(list(good.log))))))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda log: [e._replace(time=1.0) if (e.kind, e.job) == ("start", 1) else e for e in log], "node 0 of 4 GPUs has 5 in use"),
+        (lambda log: [e._replace(place=((0, 2),)) if e.job == 0 and e.place else e for e in log], r"job 0 of 3 GPUs holds \(\(0, 2\),\)"),
+        (lambda log: [e._replace(time=9.0) if (e.kind, e.job) == ("finish", 0) else e for e in log], "job 0 ran for 9.0 s, its work is 10.0 s"),
+        (lambda log: [*log[:-1], log[-1]._replace(time=0.0)], "time runs backwards"),
+        (lambda log: log[:-1], "job 1 goes through submit, start"),
+        (lambda log: [e._replace(time=2.0) if (e.kind, e.job) == ("submit", 1) else e for e in log], "at another time than its record says"),
+    ],
+)
+def test_an_impossible_log_is_noticed(change: Callable[[list[JobEvent]], list[JobEvent]], says: str) -> None:
+    """Events out of order are put in order, so that only one thing at a time is wrong."""
+    found = broken(lambda log: change(log) if "backwards" in says else sorted(change(log), key=lambda e: e.time))
+    assert any(re.search(says, line) for line in found), found
+
+
+def test_the_law_of_a_kind_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simtrain.systems.job_laws.audit", lambda run: iter(["impossible"]))
+    with pytest.raises(LawBrokenError, match="FIFO: impossible"):
+        check_system(FIFO)
