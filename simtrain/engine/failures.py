@@ -25,6 +25,10 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+_NEVER = 1e-12
+"""Expected events of a run below which a unit has none; where few nodes are lemons, the others' rates come near the smallest number there is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One event.
@@ -100,7 +104,7 @@ def _unit_rates(model: FailureModel, cause: FailureCause, num_nodes: int, accele
 def _event_times(seed: int, cause: str, rates: Floats, shape: float, duration: float) -> tuple[Floats, Ints, Ints]:
     """Return times, units and counts of all events before the end: a stationary renewal process for each unit."""
     found: list[tuple[Floats, Ints, Ints]] = []
-    units = np.flatnonzero(rates > 0)
+    units = np.flatnonzero(rates * duration > _NEVER)
     now, used = np.zeros(len(rates)), 0
     while units.size:
         most = float(rates[units].max()) * duration

@@ -9,8 +9,8 @@ from functools import cached_property
 from statistics import fmean
 
 from simtrain.engine.confidence import Interval, interval
-from simtrain.engine.job import Job
 from simtrain.engine.ledger import PARTS, Loss, Part, Span
+from simtrain.engine.training_job import TrainingJob
 from simtrain.hardware import Cluster
 
 
@@ -28,7 +28,7 @@ class RunRecord:
     """What the job did, in the order of time."""
 
     @classmethod
-    def of(cls, seed: int, job: Job) -> RunRecord:
+    def of(cls, seed: int, job: TrainingJob) -> RunRecord:
         """Keep what a job that has run leaves behind."""
         return cls(seed, job.ledger.parts(), job.num_interruptions, tuple(job.losses), tuple(job.ledger.spans))
 

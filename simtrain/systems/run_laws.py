@@ -7,9 +7,9 @@ from statistics import fmean
 
 from simtrain.engine.failures import Failure
 from simtrain.engine.goodput import Goodput, RunRecord
-from simtrain.engine.job import JobSetup
 from simtrain.engine.ledger import PARTS
 from simtrain.engine.save_path import SavePath
+from simtrain.engine.training_job import JobSetup
 from simtrain.hardware import Cluster
 from simtrain.systems.degraded_step import Steps
 from simtrain.systems.law import law

@@ -1,6 +1,6 @@
 """Training over weeks: steps, saves, failures and recoveries. What every system that deals with failures shares.
 
-A system states what happens on a failure as a generator over the verbs of :class:`simtrain.engine.job.Job`, and how its steps are scheduled by
+A system states what happens on a failure as a generator over the verbs of :class:`simtrain.engine.training_job.TrainingJob`, and how its steps are scheduled by
 deriving from a system of that kind as well: ``class Mine(TrainingRun, MegatronLM)``.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import Field
 
@@ -16,22 +16,21 @@ from simtrain import spec
 from simtrain.engine.executors import Engine, StepFidelity
 from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import Goodput, RunRecord
-from simtrain.engine.job import Events, Job, JobSetup
-from simtrain.engine.save_path import Saving
+from simtrain.engine.training_job import Events, JobSetup, TrainingJob
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, FailureModel
 from simtrain.hardware.failure import Spare
-from simtrain.policy.checkpointing import interval_of, whole_steps
 from simtrain.policy.recovery import copies_survive
 from simtrain.systems.base import Options
+from simtrain.systems.checkpointed import CheckpointedTraining
 from simtrain.systems.degraded_step import Steps
-from simtrain.systems.reuse import Reuse
+from simtrain.systems.reuse import Recent, Reuse
 from simtrain.systems.training import TransformerTraining
 from simtrain.units import Seconds
 from simtrain.workload import Pretraining
 
 
-class TrainingRun(TransformerTraining):
+class TrainingRun(CheckpointedTraining):
     """Parameters of runs with failures, and the simulation over seeds."""
 
     heeds: ClassVar[tuple[str, ...]] = ("fidelity", "seed", "seeds")
@@ -44,36 +43,16 @@ class TrainingRun(TransformerTraining):
     """Nodes beside those of the cluster that stand by and take the place of lost ones."""
     spare: Spare = "warm"
     """cold: has to be provisioned first; warm: booted and checked; hot: processes already run on it."""
-    checkpoint_policy: Literal["fixed", "young", "daly_first_order", "daly"] = "fixed"
-    """How the interval between saves to storage is chosen, see :mod:`simtrain.policy.checkpointing`."""
-    checkpoint_interval: Seconds = Field(default=1800.0, gt=0)
-    """Work between saves under the fixed policy, rounded to whole steps. [s]"""
-    is_checkpoint_asynchronous: bool = False
-    """Hold training up only while states are copied to the host; they reach storage behind it."""
-    checkpoint_stall: Seconds | None = Field(default=None, ge=0)
-    """What one save holds training up; by default what copying to the host, or writing to the cluster's storage, takes. [s]"""
-    checkpoint_persist: Seconds | None = Field(default=None, ge=0)
-    """From the end of the stall of an asynchronous save until it can be read; by default what writing to the cluster's storage takes. [s]"""
-    checkpoint_load: Seconds | None = Field(default=None, ge=0)
-    """Reading a save back; by default what reading from the cluster's storage takes. [s]"""
-    bytes_per_parameter: float = Field(default=12.0, gt=0)
-    """Saved: weights and two moments in fp32. [B]"""
-    memory_steps: int = Field(default=0, ge=0)
-    """Steps between saves into the memory of other nodes; 0: none."""
-    memory_copies: int = Field(default=2, ge=1)
-    """Nodes that hold each state, its own included."""
-    memory_stall: Seconds | None = Field(default=None, ge=0)
-    """What a save into memory holds training up; by default what copying to the host takes. [s]"""
     is_slow_node_replaced: bool = False
     """Treat a slow node as a failed one as soon as it is noticed."""
 
     # -- what a system states ---------------------------------------------------------------------------
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         """Bring the job from an interruption to where it can train; its work since the last save is gone already."""
         raise NotImplementedError
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         """Take in nodes that have come free while the job trains without some of its own."""
         job.take_spares()
         yield from job.restart()
@@ -93,7 +72,7 @@ class TrainingRun(TransformerTraining):
         if cluster.degradations and options.fidelity != "flow":
             raise UnsupportedError(f"cluster {cluster.name}: degradations of links need --fidelity flow; slow nodes of a run come from its failure model")
         model = self.failures_of(cluster)
-        steps = self.steps(workload, cluster, options, reuse or Reuse())
+        steps = self.steps(workload, cluster, options, reuse)
         setup = self.job_setup(steps, model)
         seeds = range(options.seed, options.seed + options.seeds)
         records = [RunRecord.of(seed, self.live(steps, setup, self.draw(cluster, seed))) for seed in seeds]
@@ -106,25 +85,22 @@ class TrainingRun(TransformerTraining):
         alike = self.spare == "cold" and model.restart_time("cold") == model.restart_time("warm")
         return [*NOTES, *([f"failures/{model.name}.yaml has no stage of a restart that only cold spares need: they start like warm ones"] if alike else [])]
 
-    def steps(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse) -> Steps:
+    def steps(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse | None = None) -> Steps:
         """Return the step times, those of an earlier run where nothing differs that a step depends on."""
         own = set(TrainingRun.model_fields) - set(TransformerTraining.model_fields)
         place = cluster.model_copy(update={"failures": None})
         key = (type(self), spec.to_json([self.model_dump(exclude=own), workload, place, options.fidelity, options.engine]))
-        if key not in _STEPS:
-            if len(_STEPS) >= _KEPT:
-                del _STEPS[next(iter(_STEPS))]
-            _STEPS[key] = Steps(self, workload, cluster, cast("StepFidelity", options.fidelity), cast("Engine", options.engine), reuse)
-        return _STEPS[key]
+        fidelity, engine = cast("StepFidelity", options.fidelity), cast("Engine", options.engine)
+        return _STEPS.of(key, lambda: Steps(self, workload, cluster, fidelity, engine, reuse or Reuse()))
 
     def draw(self, cluster: Cluster, seed: int) -> list[Failure]:
         """Return all that happens to the nodes of the job and to its spares under a seed."""
         model, nodes = self.failures_of(cluster), cluster.num_nodes
         return draw_failures(model, nodes + self.num_spares, cluster.node.num_accelerators, self.duration, seed, job_nodes=nodes)
 
-    def live(self, steps: Steps, setup: JobSetup, failures: Iterable[Failure]) -> Job:
+    def live(self, steps: Steps, setup: JobSetup, failures: Iterable[Failure]) -> TrainingJob:
         """Return the job after its run."""
-        job = Job(setup, _Bound(self, steps), failures)
+        job = TrainingJob(setup, _Bound(self, steps), failures)
         job.run()
         return job
 
@@ -135,64 +111,13 @@ class TrainingRun(TransformerTraining):
             duration=self.duration,
             num_nodes=cluster.num_nodes,
             num_spares=self.num_spares,
-            saving=self.saving(steps, model),
+            saving=self.saving(steps, model.mtbf(cluster.num_accelerators, cluster.num_nodes)),
             restart={"same": model.restart_time("warm"), "spare": model.restart_time(self.spare)},
-            storage_load=self._storage_time(steps, "read") if self.checkpoint_load is None else self.checkpoint_load,
-            memory_load=self._host_time(steps) if self.memory_steps else 0.0,
+            storage_load=self.load_time(steps),
+            memory_load=self.host_time(steps) if self.memory_steps else 0.0,
             isolate_slow=self.is_slow_node_replaced,
             memory_survives=(lambda lost: survives(steps, lost)) if self.memory_steps else None,
         )
-
-    def saving(self, steps: Steps, model: FailureModel) -> Saving:
-        """Return what is saved, how often, and what it costs; intervals are whole steps."""
-        self._refuse_unused()
-        persist, stall = 0.0, self.checkpoint_stall
-        if self.is_checkpoint_asynchronous:
-            persist = self._storage_time(steps, "write") if self.checkpoint_persist is None else self.checkpoint_persist
-        if stall is None:
-            stall = self._host_time(steps) if self.is_checkpoint_asynchronous else self._storage_time(steps, "write")
-        interval = self.checkpoint_interval
-        if self.checkpoint_policy != "fixed":
-            interval = interval_of(self.checkpoint_policy, stall, model.mtbf(steps.cluster.num_accelerators, steps.cluster.num_nodes))
-        count = whole_steps(interval, steps.step_time)
-        if not self.memory_steps:
-            return Saving(count * steps.step_time, 1, 0.0, stall, persist)
-        memory_stall = self._host_time(steps) if self.memory_stall is None else self.memory_stall
-        every = max(1, round(count / self.memory_steps))
-        return Saving(self.memory_steps * steps.step_time, every, memory_stall, stall, persist)
-
-    def _refuse_unused(self) -> None:
-        """Refuse settings that would have no effect."""
-        unused = {
-            "checkpoint_persist": (self.checkpoint_persist is None or self.is_checkpoint_asynchronous, "is_checkpoint_asynchronous=true"),
-            "checkpoint_interval": (self.checkpoint_policy == "fixed" or self._is_default("checkpoint_interval"), "checkpoint_policy=fixed"),
-            "memory_copies": (self.memory_steps > 0 or self._is_default("memory_copies"), "memory_steps"),
-            "memory_stall": (self.memory_steps > 0 or self._is_default("memory_stall"), "memory_steps"),
-        }
-        for name, (is_used, needed) in unused.items():
-            if not is_used:
-                raise InputError(f"{name}: has no effect without {needed}; set that too, or leave it out")
-
-    def _is_default(self, name: str) -> bool:
-        return getattr(self, name) == type(self).model_fields[name].default
-
-    def _state_bytes(self, steps: Steps) -> float:
-        return self.bytes_per_parameter * steps.workload.model.parameters()
-
-    def _storage_time(self, steps: Steps, direction: Literal["read", "write"]) -> float:
-        """Return the time in which all nodes together read or write the states once. [s]"""
-        storage = steps.cluster.storage
-        if storage is None:
-            keys = "checkpoint_load" if direction == "read" else "checkpoint_stall, checkpoint_persist"
-            raise InputError(f"cluster {steps.cluster.name}: has no storage, from which the time of a save follows; give cluster.storage, or {keys}")
-        return self._state_bytes(steps) / (getattr(storage, direction) * steps.cluster.num_nodes)
-
-    def _host_time(self, steps: Steps) -> float:
-        """Return the time in which all accelerators together copy the states to or from their hosts. [s]"""
-        pcie = steps.cluster.node.pcie
-        if pcie is None:
-            raise InputError(f"node {steps.cluster.node.name}: has no pcie, from which the time of a copy follows; give checkpoint_stall and memory_stall")
-        return self._state_bytes(steps) / steps.cluster.num_accelerators / pcie.bandwidth
 
     def failures_of(self, cluster: Cluster) -> FailureModel:
         """Return the cluster's failure model, if it says all that a run needs."""
@@ -215,9 +140,8 @@ class TrainingRun(TransformerTraining):
         return model
 
 
-_STEPS: dict[tuple[type[TrainingRun], str], Steps] = {}
-_KEPT = 16
-"""Configurations whose step times are kept."""
+_STEPS = Recent[Steps](16)
+"""Step times by configuration."""
 
 NOTES = [
     "failures of nodes in the job count from the first second; the run starts with trained-up processes and all nodes",
@@ -233,13 +157,13 @@ class _Bound:
     system: TrainingRun
     steps: Steps
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         return self.system.recover(job, failure)
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         return self.system.rejoin(job)
 
-    def speed(self, job: Job) -> float:
+    def speed(self, job: TrainingJob) -> float:
         """Return the speed on what the job has: the slowest node decides where several are slow."""
         slow = [self.steps.with_slow_node(place, slowdown) for place, slowdown in job.slow]
         return min([self.speed_of(job.missing), *slow], default=1.0)

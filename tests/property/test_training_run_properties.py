@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simtrain.engine.failures import Failure
-from simtrain.engine.job import Events, Job, JobSetup
 from simtrain.engine.ledger import PARTS
 from simtrain.engine.save_path import SavePath, Saving
+from simtrain.engine.training_job import Events, JobSetup, TrainingJob
 from simtrain.graph.grid import to_run_grid
 from simtrain.hardware.failure import Branch, Slowdown
 from simtrain.policy.recovery import copies_survive
@@ -38,7 +38,7 @@ class Policy:
     def __init__(self, is_elastic: bool) -> None:
         self.is_elastic = is_elastic
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         yield from job.detect(failure)
         job.take_spares()
         if self.is_elastic and job.can_train:
@@ -47,11 +47,11 @@ class Policy:
             yield from job.wait_for_nodes()
             yield from job.restart()
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         job.take_spares()
         yield from job.spend("restart", 10.0)
 
-    def speed(self, job: Job) -> float:
+    def speed(self, job: TrainingJob) -> float:
         whole = 1 - len(job.missing) / NODES if self.is_elastic or not job.missing else 0.0
         return min([whole, *(slow.compute for _, slow in job.slow)])
 
@@ -67,7 +67,7 @@ def test_every_second_is_booked_once(events: list[Failure], saving: Saving, is_e
 
     restart = {"same": 30.0, "spare": 45.0}
     setup = JobSetup(END, NODES, SPARES, saving, restart, isolate_slow=isolate, memory_survives=survives if has_memory else None)
-    job = Job(setup, Policy(is_elastic), events)
+    job = TrainingJob(setup, Policy(is_elastic), events)
     job.run()
     parts = job.ledger.parts()
     assert sum(parts.values()) == END and all(parts[part] >= 0 for part in PARTS)

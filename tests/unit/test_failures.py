@@ -62,6 +62,12 @@ def test_lemons_make_counts_of_nodes_negative_binomial() -> None:
         assert per_node.var() == pytest.approx(expected, rel=0.15)
 
 
+def test_the_healthiest_of_very_unequal_nodes_never_fail() -> None:
+    """Gamma variables of shape 0.01 go down to 1e-300: their times overflow."""
+    events = draw_failures(model(lemon_shape=0.01), 3000, 8, 100 * DAY, 1)
+    assert all(math.isfinite(event.time) for event in events)
+
+
 def test_software_has_no_lemons() -> None:
     one, other = (model({"is_hardware": False}, lemon_shape=shape) for shape in (None, 0.1))
     assert draw_failures(one, 50, 8, 100 * DAY, 3) == draw_failures(other, 50, 8, 100 * DAY, 3)

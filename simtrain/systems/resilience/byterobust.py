@@ -13,7 +13,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from simtrain.engine.failures import Failure
-from simtrain.engine.job import Events, Job
+from simtrain.engine.training_job import Events, TrainingJob
 from simtrain.hardware.failure import Spare
 from simtrain.systems.base import Case, Claim
 from simtrain.systems.resilience.synchronous_restart import SynchronousRestart
@@ -33,7 +33,7 @@ class ByteRobust(SynchronousRestart):
     spare: Spare = "hot"
     memory_steps: int = Field(default=1, ge=1)
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         is_seen = failure.cause not in self.uninspected
         yield from job.spend("detection", min(failure.detection, self.inspection) if is_seen else failure.detection)
         yield from job.wait_for_nodes()

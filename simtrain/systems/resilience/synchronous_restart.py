@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from simtrain.engine.failures import Failure
-from simtrain.engine.job import Events, Job
+from simtrain.engine.training_job import Events, TrainingJob
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.training_run import TrainingRun
 
@@ -20,7 +20,7 @@ class SynchronousRestart(TrainingRun, MegatronLM):
 
     title: ClassVar[str] = "Synchronous restart"
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         yield from job.detect(failure)
         yield from job.wait_for_nodes()
         yield from job.restart()

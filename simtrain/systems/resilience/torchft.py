@@ -14,7 +14,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from simtrain.engine.failures import Failure
-from simtrain.engine.job import Events, Job
+from simtrain.engine.training_job import Events, TrainingJob
 from simtrain.errors import InputError
 from simtrain.model import Transformer
 from simtrain.systems.degraded_step import Steps
@@ -46,7 +46,7 @@ class TorchFT(SynchronousRestart):
         if self.zero and self.needs_whole_replicas:
             raise InputError(f"zero={self.zero} shards states over replicas, so none survives the loss of another; set zero=0")
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         yield from job.spend("detection", min(failure.detection, self.heartbeat))
         job.take_spares()
         if failure.nodes and job.restored_from_memory:
@@ -57,7 +57,7 @@ class TorchFT(SynchronousRestart):
         yield from job.wait_for_nodes()
         yield from job.restart()
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         job.take_spares()
         yield from job.spend("restart", self.rejoin_stall)
 

@@ -12,8 +12,8 @@ import pytest
 from simtrain.engine.confidence import interval
 from simtrain.engine.failures import Failure, draw_failures
 from simtrain.engine.goodput import RunRecord
-from simtrain.engine.job import Events, Job, JobSetup
 from simtrain.engine.save_path import Saving
+from simtrain.engine.training_job import Events, JobSetup, TrainingJob
 from simtrain.hardware import FailureModel
 from simtrain.hardware.failure import Slowdown
 from simtrain.policy.checkpointing import expected_ettr, rsc_ettr
@@ -25,34 +25,34 @@ DAY = 86400.0
 class Wait:
     """Notice, wait for nodes, restart."""
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         yield from job.detect(failure)
         yield from job.wait_for_nodes()
         yield from job.restart()
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         job.take_spares()
         yield from job.spend("restart", 10.0)
 
-    def speed(self, job: Job) -> float:
+    def speed(self, job: TrainingJob) -> float:
         return min([0.0 if job.missing else 1.0, *(slow.compute for _, slow in job.slow)])
 
 
 class GoOn(Wait):
     """Train on with what is left."""
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         yield from job.detect(failure)
         job.take_spares()
         yield from job.spend("restart", 5.0)
 
-    def speed(self, job: Job) -> float:
+    def speed(self, job: TrainingJob) -> float:
         return 1 - len(job.missing) / job.setup.num_nodes
 
 
-def run(failures: list[Failure], saving: Saving, policy: Wait | None = None, **fields: Any) -> tuple[Job, dict[str, float]]:
+def run(failures: list[Failure], saving: Saving, policy: Wait | None = None, **fields: Any) -> tuple[TrainingJob, dict[str, float]]:
     defaults: dict[str, Any] = {"duration": 1000.0, "num_nodes": 4, "num_spares": 0, "restart": {"same": 20.0, "spare": 30.0}}
-    job = Job(JobSetup(saving=saving, **(defaults | fields)), policy or Wait(), failures)
+    job = TrainingJob(JobSetup(saving=saving, **(defaults | fields)), policy or Wait(), failures)
     job.run()
     parts = {part: seconds for part, seconds in job.ledger.parts().items() if seconds}
     assert sum(parts.values()) == job.setup.duration
@@ -192,10 +192,11 @@ def test_nodes_that_come_back_at_once_are_all_taken_in() -> None:
 class OneByOne(GoOn):
     """Take in one node at a time, as the one that comes back first is alone."""
 
-    def rejoin(self, job: Job) -> Events:
-        held, job._spares = job._spares[1:], job._spares[:1]
+    def rejoin(self, job: TrainingJob) -> Events:
+        places = job._places
+        held, places.spares = places.spares[1:], places.spares[:1]
         job.take_spares()
-        job._spares = held
+        places.spares = held
         yield from job.spend("restart", 10.0)
 
 
@@ -210,7 +211,7 @@ def test_ettr_of_many_failures_is_dalys(gpus: int, per_day: float, restart: floa
     model, nodes = FailureModel.model_validate(m), gpus // 8
     found = []
     for seed in range(8):
-        job = Job(JobSetup(54 * DAY, nodes, 0, Saving(interval_, 1, 0.0, stall), times), Wait(), draw_failures(model, nodes, 8, 54 * DAY, seed))
+        job = TrainingJob(JobSetup(54 * DAY, nodes, 0, Saving(interval_, 1, 0.0, stall), times), Wait(), draw_failures(model, nodes, 8, 54 * DAY, seed))
         job.run()
         found.append(RunRecord.of(seed, job).ettr)
     estimate, expected = interval(found, confidence=0.997), expected_ettr(interval_, stall, model.mtbf(gpus, nodes), restart)
@@ -232,7 +233,7 @@ def test_waiting_for_nodes_is_that_of_independent_nodes(sigma: float, spares: in
     expected = sum(math.comb(total, k) * p**k * (1 - p) ** (total - k) for k in range(spares + 1))
     found = []
     for seed in range(8):
-        job = Job(JobSetup(800 * DAY, nodes, spares, Saving(1.0), {"same": 0.0, "spare": 0.0}), Wait(), draw_failures(m, total, 8, 800 * DAY, seed))
+        job = TrainingJob(JobSetup(800 * DAY, nodes, spares, Saving(1.0), {"same": 0.0, "spare": 0.0}), Wait(), draw_failures(m, total, 8, 800 * DAY, seed))
         job.run()
         found.append(RunRecord.of(seed, job).ettr)
     estimate = interval(found, confidence=0.997)

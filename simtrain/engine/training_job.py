@@ -2,12 +2,11 @@
 
 The simulation has events for failures, repairs and recoveries only. Between them training advances in closed form
 (:mod:`simtrain.engine.save_path`). What happens on a failure is the business of a :class:`Recovery`, a system's generator over the verbs of
-:class:`Job`; a failure during a recovery ends that one and starts another.
+:class:`TrainingJob`; a failure during a recovery ends that one and starts another.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +15,9 @@ import simpy
 
 from simtrain.engine.failures import Failure
 from simtrain.engine.ledger import Ledger, Loss, Part, Trained
+from simtrain.engine.places import Places
 from simtrain.engine.save_path import Position, SavePath, Saving
+from simtrain.engine.saves import Saves
 from simtrain.graph.grid import to_run_grid
 from simtrain.hardware.failure import Slowdown
 
@@ -27,15 +28,15 @@ Events = Generator[Any, Any, None]
 class Recovery(Protocol):
     """How a job deals with failures: what a system of this kind states."""
 
-    def recover(self, job: Job, failure: Failure) -> Events:
+    def recover(self, job: TrainingJob, failure: Failure) -> Events:
         """Bring the job from an interruption to where it can train."""
         ...
 
-    def rejoin(self, job: Job) -> Events:
+    def rejoin(self, job: TrainingJob) -> Events:
         """Take in nodes that have come free while the job trains without some of its own."""
         ...
 
-    def speed(self, job: Job) -> float:
+    def speed(self, job: TrainingJob) -> float:
         """Return the speed of training on what the job has now, over that of the whole and healthy job."""
         ...
 
@@ -73,16 +74,6 @@ class JobSetup:
     memory_survives: Callable[[Collection[int]], bool] | None = None
 
 
-class _Save(NamedTuple):
-    """A save that training can go back to."""
-
-    number: int
-    readable: float
-    """When it can be read back. [s]"""
-    trained: Trained
-    """Books at its end."""
-
-
 class _Segment(NamedTuple):
     """Training at one speed since the last event."""
 
@@ -92,7 +83,7 @@ class _Segment(NamedTuple):
     """Time along the path."""
 
 
-class Job:
+class TrainingJob:
     """State of one run, and the verbs in which recoveries are written.
 
     Parameters
@@ -106,8 +97,6 @@ class Job:
 
     Attributes
     ----------
-    missing
-        Places of the job without a node.
     num_interruptions
         Failures that stopped the job, those during a recovery included.
     losses
@@ -119,18 +108,13 @@ class Job:
         self.ledger = Ledger()
         self.num_interruptions = 0
         self.losses: list[Loss] = []
-        self.missing: set[int] = set()
+        self._places = Places(setup.num_nodes, setup.num_spares)
+        self._saves = Saves(setup.saving, setup.memory_survives is not None)
         self._slow: dict[int, Failure] = {}
-        self._node_at = list(range(setup.num_nodes))
-        self._place_of = {node: node for node in range(setup.num_nodes)}
-        self._spares = list(range(setup.num_nodes, setup.num_nodes + setup.num_spares))
-        self._away: set[int] = set()
         self._doing: Part | None = None
         self._cause = ""
         self._position = Position(0.0, 0.0, 0)
         self._segment: _Segment | None = None
-        self._stored = [_Save(0, 0.0, Trained())]
-        self._mirrored: _Save | None = None
         self._unrestored: set[int] = set()
         self._new_nodes: list[int] = []
         self._loads_from_memory = False
@@ -150,14 +134,15 @@ class Job:
         return float(self._env.now)
 
     @property
+    def missing(self) -> set[int]:
+        """Places of the job without a node."""
+        return self._places.missing
+
+    @property
     def slow(self) -> list[tuple[int, Slowdown]]:
         """Places that are slow now, and how."""
-        return [
-            (self._place_of[node], failure.slowdown)
-            for failure in self._slow.values()
-            for node in failure.nodes
-            if failure.slowdown is not None and node in self._place_of
-        ]
+        found = ((self._places.place_of(node), failure.slowdown) for failure in self._slow.values() for node in failure.nodes)
+        return [(place, slowdown) for place, slowdown in found if place is not None and slowdown is not None]
 
     @property
     def can_train(self) -> bool:
@@ -183,13 +168,9 @@ class Job:
 
     def take_spares(self) -> int:
         """Put spares that are there into places without a node, and return how many."""
-        count = min(len(self.missing), len(self._spares))
-        for place in sorted(self.missing)[:count]:
-            node = self._spares.pop(0)
-            self._node_at[place], self._place_of[node] = node, place
-            self.missing.discard(place)
-            self._new_nodes.append(node)
-        return count
+        nodes = self._places.fill()
+        self._new_nodes += nodes
+        return len(nodes)
 
     def wait_for_nodes(self) -> Events:
         """Fill every place, waiting for repairs where there is no spare."""
@@ -202,12 +183,10 @@ class Job:
 
     def start_aside(self, failure: Failure) -> None:
         """Start processes on nodes that a failure has struck or that are new to the job, while the others train: their places stay empty until then."""
-        nodes = [node for node in failure.nodes if node in self._place_of]
-        for batch, kind in ((nodes, "same"), ([node for node in self._new_nodes if node in self._place_of and node not in nodes], "spare")):
-            for node in batch:
-                self._take(node)
-            if batch:
-                self._env.process(self._repair(batch, to_run_grid(self.setup.restart[kind])))
+        struck = self._places.in_job(failure.nodes)
+        new = [node for node in self._places.in_job(self._new_nodes) if node not in struck]
+        for nodes, kind in ((struck, "same"), (new, "spare")):
+            self._send_away(nodes, to_run_grid(self.setup.restart[kind]))
 
     def restart(self) -> Events:
         """Start the processes again and load the last save."""
@@ -225,7 +204,7 @@ class Job:
                     yield from self.recovery.recover(self, pending)
                     pending = None
                 is_growing = True
-                while is_growing and self.missing and self._spares:  # come free while the job trained, recovered, or took in others
+                while is_growing and self.missing and self._places.spares:  # come free while the job trained, recovered, or took in others
                     count = len(self.missing)
                     yield from self.recovery.rejoin(self)
                     is_growing = len(self.missing) < count
@@ -262,18 +241,8 @@ class Job:
         before, path = self._position, segment.path
         time = segment.start + self.now - segment.began
         after = path.at(time)
-        books, offset = self.ledger.trained, segment.began - segment.start
-        every = self.setup.saving.storage_every
-        for number in range(after.saves // every * every, before.saves, -every):
-            ended = path.end_of(number)
-            self._stored.append(_Save(number, ended + offset + self.setup.saving.storage_persist, self._books_at(segment, books, before, number)))
-            if self._stored[-1].readable <= self.now:
-                break
-        self._stored.sort()
-        while len(self._stored) > 1 and self._stored[1].readable <= self.now:
-            self._stored.pop(0)
-        if self.setup.memory_survives is not None and after.saves > before.saves:
-            self._mirrored = _Save(after.saves, 0.0, self._books_at(segment, books, before, after.saves))
+        books = self.ledger.trained
+        self._saves.pass_by(path, before, after, segment.began - segment.start, self.now, lambda number: self._books_at(segment, books, before, number))
         self.ledger.train(self.now, *self._gained(segment, before, after, self.now - segment.began))
         self._position = after
 
@@ -293,15 +262,8 @@ class Job:
         """Go back to the newest save that can still be read; a failure of the whole job takes all that is in memory with it."""
         self.num_interruptions += 1
         self._unrestored |= self.missing if failure.nodes else set(range(self.setup.num_nodes))
-        while len(self._stored) > 1 and self._stored[-1].readable > self.now:
-            self._stored.pop()
-        best = self._stored[-1]
         survives = self.setup.memory_survives
-        if self._mirrored is not None and (survives is None or not survives(self._unrestored)):
-            self._mirrored = None
-        self._loads_from_memory = self._mirrored is not None and self._mirrored.number >= best.number
-        if self._mirrored is not None and self._loads_from_memory:
-            best = self._mirrored
+        best, self._loads_from_memory = self._saves.go_back(self.now, survives is not None and survives(self._unrestored))
         lost = self.ledger.roll_back(best.trained)
         if lost:
             self.losses.append(Loss(self.now, lost, self._cause))
@@ -319,32 +281,24 @@ class Job:
 
     def _strike(self, failure: Failure) -> None:
         """Take nodes away if they go to repair, and interrupt the job if it had any of them, or if the failure is the job's own."""
-        is_hit = not failure.nodes or any(node in self._place_of for node in failure.nodes)
+        is_hit = not failure.nodes or self._places.in_job(failure.nodes)
         if failure.drains:
-            gone = [node for node in failure.nodes if node not in self._away]
-            for node in gone:
-                self._take(node)
-            if gone:
-                self._env.process(self._repair(gone, failure.away))
+            self._send_away(self._places.present(failure.nodes), failure.away)
         if is_hit:
             self._process.interrupt(failure)
 
-    def _take(self, node: int) -> None:
-        """Take a node out of the job or out of the spares, its slowness with it."""
-        place = self._place_of.pop(node, None)
-        if place is None:
-            self._spares.remove(node)
-        else:
-            self.missing.add(place)
-        self._away.add(node)
-        for number in [n for n, failure in self._slow.items() if node in failure.nodes]:
-            del self._slow[number]
-
-    def _repair(self, nodes: list[int], seconds: float) -> Events:
-        yield self._env.timeout(seconds)
+    def _send_away(self, nodes: list[int], seconds: float) -> None:
+        """Take nodes out of the job and out of the spares for some time, their slowness with them."""
         for node in nodes:
-            self._away.discard(node)
-            insort(self._spares, node)
+            self._places.take(node)
+        for number in [n for n, failure in self._slow.items() if not set(nodes).isdisjoint(failure.nodes)]:
+            del self._slow[number]
+        if nodes:
+            self._env.process(self._come_back(nodes, seconds))
+
+    def _come_back(self, nodes: list[int], seconds: float) -> Events:
+        yield self._env.timeout(seconds)
+        self._places.give_back(nodes)
         arrival, self._arrival = self._arrival, self._env.event()
         arrival.succeed()
         if self._segment is not None and self.missing:
@@ -352,7 +306,7 @@ class Job:
 
     def _slow_down(self, number: int, failure: Failure) -> None:
         """Slow the job while it holds a slow node, until that recovers or is replaced."""
-        if any(node in self._place_of for node in failure.nodes):
+        if self._places.in_job(failure.nodes):
             self._slow[number] = failure
             self._env.process(self._speed_up(number, failure))
             if self._segment is not None:
