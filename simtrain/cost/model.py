@@ -77,8 +77,26 @@ class CostModel:
             seconds = gemm.matmul(
                 m, n, k, self.accelerator, self.dtype, batch=batch, sustained=self.sustained, out_bytes=out_bytes, accumulate=is_gradient
             )  # fmt: skip
-            self._seconds[key] = seconds / pieces + self.launch
+            self._seconds[key] = seconds / pieces + self._gemm_call
         return self._seconds[key]
+
+    def experts(self, rows: float, k: int, n: int, experts: int, *, is_gradient: bool = False) -> float:
+        """Return the time of ``[rows, k] x [k, n]`` on each of a rank's experts: a plain product for one, a grouped kernel for several. [s]"""
+        if experts == 1:
+            return self.matmul(k, int(rows), n, 1, True) if is_gradient else self.matmul(rows, k, n)
+        key = ("experts", rows, k, n, experts, is_gradient)
+        if key not in self._seconds:
+            call = (rows, n, k, self.accelerator, self.dtype)
+            out_bytes = self.gradient_bytes if is_gradient else None
+            seconds = gemm.grouped_matmul(*call, experts=experts, is_weight_gradient=is_gradient, sustained=self.sustained, out_bytes=out_bytes)
+            self._seconds[key] = seconds + self._gemm_call
+        return self._seconds[key]
+
+    @property
+    def _gemm_call(self) -> float:
+        """Constant time of one product: the gap between kernels, or what a fit over work leaves at no work. [s]"""
+        curve = self.accelerator.kernels.gemm.get(self.dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return max(self.launch, curve.intercept if curve else 0.0)
 
     def attention(
         self, q: int, kv: int, heads: int, head_dim: int, batch: int, kv_heads: int, is_causal: bool, window: int | None, generation: str, dropout: float
@@ -101,8 +119,9 @@ class CostModel:
         return AttentionCost(seconds[0], seconds[1], flops, 2.5 * flops, 0.0)
 
     def _unfused(self, q: int, kv: int, heads: int, head_dim: int, batch: int, dropout: float) -> AttentionCost:
+        call, is_fused = (batch, q, kv, heads, head_dim, self.accelerator, self.dtype), self.software.is_softmax_fused
         seconds = [
-            attention_cost.unfused(batch, q, kv, heads, head_dim, self.accelerator, self.dtype, backward=b, has_dropout=dropout > 0, sustained=self.sustained)
+            attention_cost.unfused(*call, backward=b, has_dropout=dropout > 0, is_softmax_fused=is_fused, sustained=self.sustained)
             + self.launch * (8 if b else 5)
             for b in (False, True)
         ]

@@ -109,7 +109,7 @@ class Composer:
             Mesh axes whose copies are executed one by one.
         """
         composites = Composites()
-        shares_nics = _are_nics_shared(step, self.cluster, unfold)
+        shared = _shared_links(step, self.cluster, unfold)
         seen: set[tuple[int, tuple[int, ...]]] = set()
         for cls in step.classes:
             program = columns_of(cls.program)
@@ -119,7 +119,7 @@ class Composer:
             for template in {id(t): t for slot in program.columns.in_line for t in [program.templates[slot]]}.values():
                 if len(template) > 1 and id(template) not in composites.by_template:
                     made = self._composite(template, step, cls)
-                    if made is not None and not (shares_nics and made.links & (Link.NIC_OUT | Link.NIC_IN)):
+                    if made is not None and not made.links & shared:
                         composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
         return composites
 
@@ -153,11 +153,16 @@ def _is_composable(template: Template) -> bool:
     return not template.left_open and all(op.kind not in (Kind.SEND, Kind.RECV) for part, _ in template.parts for op in part.ops)
 
 
-def _are_nics_shared(step: Step, cluster: Cluster, unfold: Sequence[str]) -> bool:
-    """Whether two represented ranks load one NIC: what disturbs a composite is looked for on its own rank alone."""
-    per_nic = cluster.node.accelerators_per_nic
-    nics = [step.mesh.rank(cls.coordinates) // per_nic for cls in step.classes]
-    return len(set(nics)) < len(nics) or (per_nic > 1 and any(step.mesh.size(axis) > 1 for axis in unfold))
+def _shared_links(step: Step, cluster: Cluster, unfold: Sequence[str]) -> Link:
+    """Return the classes of which two represented ranks load one link: what disturbs a composite is looked for on its own rank alone."""
+    ranks = [step.mesh.rank(cls.coordinates) for cls in step.classes]
+    is_unfolded = any(step.mesh.size(axis) > 1 for axis in unfold)
+    per_root = cluster.node.pcie.accelerators_per_root if cluster.node.pcie else 1
+    shared = Link.NONE
+    for serves, links in ((cluster.node.accelerators_per_nic, Link.NIC_OUT | Link.NIC_IN), (per_root, Link.ROOT_OUT | Link.ROOT_IN)):
+        if len({rank // serves for rank in ranks}) < len(ranks) or (serves > 1 and is_unfolded):
+            shared |= links
+    return shared
 
 
 def disturbed(trace: Trace, composites: Composites, fidelity: Fidelity, slowdown: float) -> dict[int, frozenset[int]]:

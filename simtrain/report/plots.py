@@ -15,6 +15,7 @@ from simtrain.engine.categories import COMPUTE
 from simtrain.engine.execute import Execution
 from simtrain.engine.goodput import Goodput
 from simtrain.engine.job_outcome import JobOutcome
+from simtrain.engine.pools import RolloutRun
 from simtrain.errors import UnsupportedError
 from simtrain.report import style
 from simtrain.report.labels import (
@@ -90,6 +91,13 @@ def plot_result(result: Result, path: str) -> None:
 def draw_outcome(outcome: object, result: Result) -> Figure:
     """Return the picture of one kind of outcome."""
     raise UnsupportedError(f"{result.scenario.name}: has no picture; leave out --plot")
+
+
+@draw_outcome.register(RolloutRun)
+def _rollouts(_: RolloutRun, result: Result) -> Figure:
+    from simtrain.report.rollout_plot import draw_rollouts
+
+    return draw_rollouts(result)
 
 
 @draw_outcome.register(Execution)

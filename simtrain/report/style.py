@@ -52,6 +52,10 @@ SYSTEMS: dict[str, str] = {
     "rl/areal": _MUTED[6],
     "rl/areal_sync": _MUTED[7],
     "rl/one_step_off_policy": _MUTED[9],
+    "moe/deepspeed_moe": _BASELINE,
+    "moe/tutel": _MUTED[5],
+    "moe/pipemoe_lina": _MUTED[7],
+    "moe/fsmoe": _MUTED[2],
 }
 """Colours of shipped systems. One that is not listed takes a place in the palette by its name."""
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from simtrain.engine.confidence import paired_difference
 from simtrain.engine.execute import Execution
 from simtrain.engine.goodput import Goodput
-from simtrain.engine.confidence import paired_difference
 from simtrain.report.labels import (
     CATEGORY_NAMES,
     Scale,

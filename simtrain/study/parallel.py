@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
 from typing import Any, TypeVar, cast
 
 from simtrain.errors import InputError, SimtrainError
@@ -80,13 +81,14 @@ def as_finished(
             yield index, _named(run, task, name)
         return
     context = multiprocessing.get_context("fork")  # what the run refers to is there as it is here, however it was imported
-    stop = context.Event()
+    # A flag without a lock: an Event waits for whoever slept on it, and a worker that has ended sleeps for ever.
+    stop = context.RawValue(ctypes.c_bool, False)
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(run, name, stop, os.getpid()))
     try:
         yield from _collect(pool, tasks, count, name)
         pool.shutdown()
     finally:
-        stop.set()
+        stop.value = True
         pool.shutdown(cancel_futures=True)
 
 
@@ -135,17 +137,17 @@ _worker: tuple[Callable[[Any], Any], Callable[[Any], str]] | None = None
 """What this process runs, and how it names tasks."""
 
 
-def _start_worker(run: Callable[[Any], Any], name: Callable[[Any], str], stop: Event, parent: int) -> None:
+def _start_worker(run: Callable[[Any], Any], name: Callable[[Any], str], stop: ctypes.c_bool, parent: int) -> None:
     global _worker  # noqa: PLW0603 - a worker process has one thing to run
     _worker = (run, name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts all processes; the parent decides
     threading.Thread(target=_watch, args=(stop, parent), daemon=True).start()
 
 
-def _watch(stop: Event, parent: int) -> None:
+def _watch(stop: ctypes.c_bool, parent: int) -> None:
     """End this process in the middle of a run when it is told to, or when the parent is gone without a word."""
-    while not stop.wait(WATCH_INTERVAL) and os.getppid() == parent:
-        pass
+    while not stop.value and os.getppid() == parent:
+        time.sleep(WATCH_INTERVAL)
     os._exit(0)
 
 

@@ -190,7 +190,8 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     """
     node, accelerator = cluster.node, cluster.node.accelerator
     finite = min(network, 1e9)
-    kernels = accelerator.kernels.model_copy(update={"launch": accelerator.kernels.launch / compute})
+    curves = {k: curve.model_copy(update={"intercept": curve.intercept / compute}) for k, curve in accelerator.kernels.gemm.items()}
+    kernels = accelerator.kernels.model_copy(update={"launch": accelerator.kernels.launch / compute, "gemm": curves})
     chip = accelerator.model_copy(
         update={"peak": {k: v * compute for k, v in accelerator.peak.items()}, "memory_bandwidth": accelerator.memory_bandwidth * compute, "kernels": kernels}
     )

@@ -15,6 +15,7 @@ from simtrain.cost import weight_sync
 from simtrain.cost.decoding import DecodingCosts
 from simtrain.cost.model import CostModel
 from simtrain.cost.weight_sync import WeightPath
+from simtrain.engine.collector import collector_paused
 from simtrain.engine.pools import Limits, ReplayBuffer, RewardService, Rollout, RolloutPool, RolloutRun, Snapshot, Tickets, Trainer
 from simtrain.engine.run_clock import Behaviour, RunClock
 from simtrain.errors import InfeasibleError, InputError
@@ -161,10 +162,11 @@ class RolloutSystem(System):
         pools.trainer.on_update(lambda version: meter.take(pools) if version in (job.warmup_steps, job.num_steps) else None)
         if not job.warmup_steps:
             meter.take(pools)
-        clock.run(clock.process(self.run(clock, source, pools)))
+        with collector_paused():
+            clock.run(clock.process(self.run(clock, source, pools)))
         begin, end = meter.snapshots
         return RolloutRun(
-            pools.trainer.batches, job.warmup_steps, pools.trainer.spans, begin, end, num_servers=len(pools.rollout.servers),
+            pools.trainer.batches, pools.rollout.admitted, job.warmup_steps, pools.trainer.spans, begin, end, num_servers=len(pools.rollout.servers),
             server_gpus=self.generation_tp, trainer_gpus=training, is_colocated=self.is_colocated, num_reward_workers=pools.reward.num_workers,
             memory=memory, notes=_NOTES,
         )  # fmt: skip

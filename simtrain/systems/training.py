@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
 from simtrain.errors import InfeasibleError, InputError, UnsupportedError
 from simtrain.graph.columns import ColumnProgram, columns_of
+from simtrain.graph.gradient_flow import GradientFlow, Send
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.pipeline import message
@@ -53,6 +54,9 @@ RECOMPUTE = {"none": frozenset[str](), "selective": frozenset({"core_attention"}
 
 class TransformerTraining(StepSystem):
     """Parameters and program shared by systems that train one transformer with equal steps."""
+
+    gradient_stream: ClassVar[str] = "dp"
+    """Stream of the reductions beside the backward."""
 
     tp: int = Field(default=1, ge=1)
     """Tensor-parallel degree."""
@@ -109,6 +113,22 @@ class TransformerTraining(StepSystem):
         r.cross_entropy(b.tokens, m.vocab // self.tp)
         r.all_reduce("tp", 4.0 * 3 * b.tokens)
 
+    def gradient_flow(self, r: Recorder, m: Transformer, b: Microbatch, send: Send, layer_bytes: float) -> GradientFlow:
+        """Return when the gradients of a chunk are reduced under ``dp_overlap=layer``: by default layer by layer.
+
+        Parameters
+        ----------
+        r
+            What was recorded of the chunk.
+        m, b
+            Model and microbatch.
+        send
+            Emits the reduction of some bytes.
+        layer_bytes
+            Gradients of one layer that are reduced. [B]
+        """
+        return GradientFlow(send)
+
     def boundary_bytes(self, m: Transformer, b: Microbatch, dtype_bytes: float) -> float:
         """Return what one rank sends to the next stage per microbatch: its share when tp ranks scatter it. [B]"""
         return b.tokens * m.hidden * dtype_bytes / self.tp
@@ -116,6 +136,11 @@ class TransformerTraining(StepSystem):
     def split_layers(self, layers: int) -> LayerCounts:
         """Return the layers of every chunk, by stage; the place for a policy of one's own."""
         return SPLITS[self.layer_split](layers, self.pp, self.vpp)
+
+    @property
+    def are_layers_alike(self) -> bool:
+        """Whether all layers of a model do the same, so that one is recorded and repeated."""
+        return True
 
     @property
     def activation_shards(self) -> int:
@@ -224,6 +249,9 @@ class _ChunkTemplates(NamedTuple):
     last_backward: Template
     """Backward of the step's last microbatch, with the gradient reduction behind it."""
     parameters: float
+    """Those that every data-parallel rank holds."""
+    expert_parameters: float
+    """Those of experts that this data-parallel rank alone holds."""
     saved: float
     """Bytes kept per microbatch in flight. [B]"""
     working: float
@@ -278,7 +306,7 @@ class _StageBuilder:
     def _joined(self, count: int, is_first: bool, is_last: bool) -> _ChunkTemplates | None:
         """Put a chunk together from its embedding, equal layers and head; None where layers reach into each other."""
         system = self.system
-        if system.zero == 3 or (system.dp_overlap == "layer" and self.shards > 1):
+        if system.zero == 3 or (system.dp_overlap == "layer" and self.shards > 1) or not system.are_layers_alike:
             return None
         layer = self._piece("layer", _record_layer)
         ends = [self._piece(name, record) for name, record, is_here in (("embedding", _record_embedding, is_first), ("head", _record_head, is_last)) if is_here]
@@ -288,7 +316,8 @@ class _StageBuilder:
         reuse = self.layout.reuse
         forward = reuse.joined("forward", [(piece.forward, times) for piece, times in pieces])
         backward = reuse.joined("backward", [(piece.backward, times) for piece, times in reversed(pieces)])
-        parameters = sum(times * piece.parameters for piece, times in pieces)
+        experts = sum(times * piece.expert_parameters for piece, times in pieces)
+        parameters = sum(times * piece.parameters for piece, times in pieces) - experts
         if is_last and self.model.is_tied and system.pp == 1:
             parameters -= self.model.vocab // system.tp * self.model.hidden
         alive = peak = 0.0
@@ -296,7 +325,7 @@ class _StageBuilder:
             peak = max(peak, alive + piece.peak)
             alive -= piece.freed
         saved = sum(times * piece.saved for piece, times in pieces)
-        return _ChunkTemplates(forward, backward, backward, parameters, saved, peak)
+        return _ChunkTemplates(forward, backward, backward, parameters, experts, saved, peak)
 
     def _piece(self, name: str, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
         """Record a part of a chunk, or take what was recorded where everything that it reads is the same."""
@@ -325,7 +354,7 @@ class _StageBuilder:
                 system.layer_forward(r, self.model, b)
             if gathered:
                 gathered.after_layer(layer)
-        per_layer = (r.parameters - before_layers) / count
+        per_layer = (r.parameters - r.expert_parameters - before_layers) / count
         if is_last:
             system.head_forward(r, self.model, b)
             if self.model.is_tied and system.pp == 1:
@@ -333,13 +362,24 @@ class _StageBuilder:
         backward = r.backward("backward")
         last = backward
         if system.dp_overlap == "layer" and system.zero < 3 and self.shards > 1:
-            last = r.backward("backward_reduce", lambda p, layer: self._reduce_layer(r, p, layer, per_layer, r.parameters - per_layer * count))
-        return _ChunkTemplates(r.forward("forward"), backward, last, r.parameters, r.saved_bytes, r.backward_peak)
+            last = self._reducing_backward(r, per_layer, r.parameters - r.expert_parameters - per_layer * count)
+        return _ChunkTemplates(r.forward("forward"), backward, last, r.parameters - r.expert_parameters, r.expert_parameters, r.saved_bytes, r.backward_peak)
 
-    def _reduce_layer(self, r: Recorder, p: Program, layer: int, per_layer: float, rest: float) -> None:
-        """Emit the reduction of one layer's gradients; embedding and head go with the first layer's."""
-        nbytes = (per_layer + (rest if layer == 0 else 0.0)) * self.costs.gradient_bytes
-        r.emit_collective(p, self.reduction, "dp_cp", nbytes, is_async=True, stream="dp")
+    def _reducing_backward(self, r: Recorder, per_layer: float, rest: float) -> Template:
+        """Return the backward with its gradient reductions; embedding and head go with the first layer's."""
+
+        def send(p: Program, nbytes: float) -> None:
+            r.emit_collective(p, self.reduction, "dp_cp", nbytes, is_async=True, stream=self.system.gradient_stream)
+
+        flow = self.system.gradient_flow(r, self.model, self.layout.microbatch, send, per_layer * self.costs.gradient_bytes)
+
+        def layer_done(p: Program, layer: int) -> None:
+            flow.layer_done(p, (per_layer + (rest if layer == 0 else 0.0)) * self.costs.gradient_bytes, layer == 0)
+
+        r.gradients = flow
+        template = r.backward("backward_reduce", layer_done)
+        r.gradients = None
+        return template
 
     @property
     def reduction(self) -> str:
@@ -414,7 +454,7 @@ class _StageBuilder:
             program.append(Do(self._single(self.reduction, parameters * self.costs.gradient_bytes)))
         program += self._tied_embedding()
         p = Program("optimizer")
-        p.compute("optimizer", self.costs.optimizer(parameters / (self.shards if system.zero else 1)))
+        p.compute("optimizer", self.costs.optimizer(parameters / (self.shards if system.zero else 1) + self.experts))
         program.append(Do(p.template()))
         if system.zero in (1, 2) and system.dp_overlap == "none":
             program.append(Do(self._single("all_gather", parameters * self.costs.dtype_bytes)))
@@ -438,10 +478,15 @@ class _StageBuilder:
         """Parameters of this stage on one rank, gathered."""
         return sum(chunk.parameters for chunk in self.chunks)
 
+    @property
+    def experts(self) -> float:
+        """Parameters of experts of this stage on one rank."""
+        return sum(chunk.expert_parameters for chunk in self.chunks)
+
     def memory(self, index: int) -> dict[str, float]:
         """Return peak bytes by part: states under ZeRO, activations of the microbatches in flight. [B]"""
         system, count, b = self.system, self.parameters, self.costs.dtype_bytes
-        own = [count / (self.shards if system.zero >= stage else 1) for stage in (1, 2, 3)]
+        own = [count / (self.shards if system.zero >= stage else 1) + self.experts for stage in (1, 2, 3)]
         master = 4.0 if b < 4 else 0.0
         peak = self.pipeline.peak_sum(index, [chunk.saved for chunk in self.chunks])
         parts = {
@@ -490,8 +535,9 @@ class _GatheredParameters:
         system.layer_forward(probe, m, b)
         self.r, self.count = r, count
         self.is_resharded = system.reshard_after_forward
-        self.nbytes = probe.parameters * r.costs.dtype_bytes
-        self.gradient = probe.parameters * r.costs.gradient_bytes
+        dense = probe.parameters - probe.expert_parameters
+        self.nbytes = dense * r.costs.dtype_bytes
+        self.gradient = dense * r.costs.gradient_bytes
         self.forward: list[Pending | None] = [None] * (count + 1)
         self.again = [Pending(lambda _: None) for _ in range(count)]
 

@@ -13,6 +13,7 @@ import simtrain
 from simtrain.errors import InfeasibleError, InputError
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
+from simtrain.study.evaluate import Evaluator
 from simtrain.study.plan.bound import Bounds
 from simtrain.study.plan.search import Plan, PlanResult, _space, plan, simulate  # pyright: ignore[reportPrivateUsage]
 from simtrain.study.plan.space import Candidate, Space
@@ -72,9 +73,10 @@ def spaces(name: str) -> tuple[Space, Scenario]:
 def everything(space: Space, base: Scenario) -> list[tuple[float, Candidate]]:
     """Simulate all candidates."""
     found: list[tuple[float, Candidate]] = []
+    evaluator = Evaluator(base.system, base.workload, base.cluster)
     for candidate in space.candidates():
         try:
-            found.append((simulate(space, base, candidate, "fair").metrics["step_time"], candidate))
+            found.append((simulate(space, base, candidate, evaluator).metrics["step_time"], candidate))
         except InputError:
             continue
     return sorted(found, key=lambda pair: pair[0])
@@ -119,12 +121,13 @@ BOUNDED = {
 def check_bounds(name: str, count: int, seed: int) -> None:
     model, where, batch, seq_len, settings = BOUNDED[name]
     space, base = _space(model, where, batch, seq_len, "dense/megatron_lm", settings)
+    evaluator = Evaluator(base.system, base.workload, base.cluster)
     bounds, capacity = Bounds(space), space.cluster.node.accelerator.memory_capacity
     candidates = random.Random(seed).sample(list(space.candidates()), count)
     for candidate in candidates:
         try:
             least, need = bounds.seconds(candidate), bounds.nbytes(candidate)
-            result = simulate(space, base, candidate, "fair")
+            result = simulate(space, base, candidate, evaluator)
         except InfeasibleError:
             continue
         except InputError:

@@ -45,6 +45,8 @@ class RolloutRun:
     ----------
     batches
         Rollouts by the update that consumed them.
+    admitted
+        Every rollout, those in flight at the end included.
     num_warmup
         First batches, which do not count.
     spans
@@ -64,6 +66,7 @@ class RolloutRun:
     """
 
     batches: Sequence[Sequence[Rollout]]
+    admitted: Sequence[Rollout]
     num_warmup: int
     spans: Sequence[Span]
     begin: Snapshot
@@ -104,9 +107,9 @@ class RolloutRun:
         return tails
 
     def running(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return times and, from each on, how many of the consumed rollouts were being generated."""
-        every = [rollout for batch in self.batches for rollout in batch]
-        times = np.array([r.started for r in every] + [r.finished for r in every])
+        """Return times and, from each on, how many rollouts were being generated, or waited for their server to have room again."""
+        every = [rollout for rollout in self.admitted if rollout.started >= 0]
+        times = np.array([r.started for r in every] + [r.finished if r.finished >= 0 else self.end.time for r in every])
         changes = np.repeat([1, -1], len(every))
         order = np.lexsort((-changes, times))
         return times[order], np.cumsum(changes[order])

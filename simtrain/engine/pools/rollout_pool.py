@@ -29,16 +29,11 @@ class RolloutPool:
     def __init__(self, clock: RunClock, num_servers: int, costs: StepCosts, limits: Limits, finished: Callable[[Rollout], None]) -> None:
         self.clock = clock
         self.queue: deque[Rollout] = deque()
-        self.running = 0
-        """Rollouts submitted and not complete."""
-        self._finished = finished
+        self.admitted: list[Rollout] = []
+        """Every rollout submitted so far."""
         self._loads = [(0, i) for i in range(num_servers)]
         """Heap of loads and servers; entries whose load is not the server's any more are old."""
-        self.servers = [Server(clock, i, costs, limits, self.queue, self._complete, self._changed) for i in range(num_servers)]
-
-    def _complete(self, rollout: Rollout) -> None:
-        self.running -= 1
-        self._finished(rollout)
+        self.servers = [Server(clock, i, costs, limits, self.queue, finished, self._changed) for i in range(num_servers)]
 
     def begin(self, version: int) -> None:
         """Use new weights from now on; what it takes to get them here has been paid for."""
@@ -50,7 +45,7 @@ class RolloutPool:
         now, is_blocked = self.clock.now, bool(self.queue)
         for rollout in rollouts:
             rollout.admitted = now
-        self.running += len(rollouts)
+        self.admitted.extend(rollouts)
         self.queue.extend(rollouts)
         if is_blocked:
             return  # whoever has room has pulled already
@@ -84,7 +79,7 @@ class RolloutPool:
     def submit_in_blocks(self, rollouts: Sequence[Rollout]) -> None:
         """Deal requests to the servers in equal consecutive blocks, whatever they will cost; they never move."""
         now, count = self.clock.now, len(self.servers)
-        self.running += len(rollouts)
+        self.admitted.extend(rollouts)
         for i, server in enumerate(self.servers):
             block = rollouts[i * len(rollouts) // count : (i + 1) * len(rollouts) // count]
             for rollout in block:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simtrain.errors import InfeasibleError, InputError, UnknownNameError, UnsupportedError, did_you_mean
+from simtrain.study.evaluate import Evaluator
 from simtrain.study.expression import Expression
-from simtrain.study.settings import Scenario, scenario
+from simtrain.study.result import unit_of
+from simtrain.study.settings import Scenario, locate
 from simtrain.study.sweep.definition import Study
 from simtrain.study.sweep.points import Point
 
@@ -35,6 +37,7 @@ class Evaluation:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.evaluator = Evaluator(study.system, study.workload, study.cluster, fidelity=study.fidelity)
         self.constraints = [Expression(text, f"study {study.name}: constraints.{i}") for i, text in enumerate(study.constraints)]
         self.derived = {name: Expression(d.expression, f"study {study.name}: derived.{name}") for name, d in study.derived.items()}
 
@@ -47,7 +50,7 @@ class Evaluation:
             If the study itself is wrong, so that no point could run.
         """
         try:
-            s = scenario(point.system, point.workload, point.cluster, point.settings)
+            s = self.evaluator.resolver.scenario(point.system, point.workload, point.cluster, point.settings)
         except UnknownNameError:
             raise
         except InputError as error:
@@ -60,10 +63,10 @@ class Evaluation:
             elif not constraint.value(names.value):
                 return Outcome(point.key, EXCLUDED, reason=f"constraint: {constraint.text}")
         try:
-            metrics, units = _run(s, self.study.fidelity, point.seed)
+            metrics = dict(self.evaluator.run(s, seed=point.seed).metrics)
         except (InfeasibleError, UnsupportedError, InputError) as error:
             return Outcome(point.key, INFEASIBLE, reason=_first_line(error))
-        names.metrics = metrics
+        names.metrics, units = metrics, {name: unit_of(name) for name in metrics}
         for name, expression in self.derived.items():
             names.metrics[name] = float(expression.value(names.value))
             units[name] = self.study.derived[name].unit
@@ -82,14 +85,6 @@ class Evaluation:
             if name not in metrics and name.split(".", maxsplit=1)[0] not in families:
                 raise InputError(f"study {self.study.name}: metrics: unknown metric {name!r}; {did_you_mean(name, metrics)}")
         return {f"{name}{SIMULATED}" if name in point.axes else name: metrics.get(name, 0.0) for name in wanted}
-
-
-def _run(s: Scenario, fidelity: str, seed: int) -> tuple[dict[str, float], dict[str, str]]:
-    from simtrain.study.result import unit_of
-    from simtrain.study.run import run_scenario
-
-    metrics = dict(run_scenario(s, fidelity=fidelity, seed=seed).metrics)
-    return metrics, {name: unit_of(name) for name in metrics}
 
 
 @dataclass
@@ -128,8 +123,6 @@ class _Names:
 
 def value_of(s: Scenario, key: str) -> Any:
     """Return the value of a dotted key in a scenario, as SI where it is a quantity; None if there is none."""
-    from simtrain.study.settings import locate
-
     try:
         part, full = locate(type(s.system), key)
     except InputError:

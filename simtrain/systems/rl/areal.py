@@ -86,17 +86,22 @@ def _case(name: str, gpus: int, group: str, ours: Mapping[str, Any], *, over: st
     return Case(name, "areal_math_1_5b", "h800", common, _TWO, ours, has_baseline=has_baseline, group=group, over=over, is_slow=gpus > 8)
 
 
-def _rows(place: str, metric: str, gpus: int, first: tuple[str, Mapping[str, Any]], *others: tuple[str, Mapping[str, Any], float]) -> list[Claim]:
+def _rows(
+    place: str, metric: str, gpus: int, first: tuple[str, Mapping[str, Any]], *others: tuple[str, Mapping[str, Any], float], missed: str = ""
+) -> list[Claim]:
     """An ablation: its first row, and others that are published over it."""
     group, rest = place.removeprefix("[1] "), [_case(name, gpus, place.removeprefix("[1] "), ours, over=first[0]) for name, ours, _ in others]
     base = _case(first[0], gpus, group, first[1], over=first[0])
-    return [Claim(place, metric, base, 1.0), *(Claim(place, metric, case, row[2]) for case, row in zip(rest, others, strict=True))]
+    return [Claim(place, metric, base, 1.0), *(Claim(place, metric, case, row[2], missed=missed) for case, row in zip(rest, others, strict=True))]
+
+
+_MISSED = {(32, 64): "verl comes out 5 % slower and AReaL 15 % faster than drawn; no cause is known"}
 
 
 def _figure_4(context: int, gpus: int, ratio: float) -> Claim:
     cap = {"response.cap": 15360 if context == 16 else 27648}
     case = _case(f"{context}k context, {gpus} GPUs", gpus, "Fig. 4", _STEADY | cap, has_baseline=True)
-    return Claim("[1] Fig. 4", "ratio.tokens_per_s", case, ratio, evidence="digitised")
+    return Claim("[1] Fig. 4", "ratio.tokens_per_s", case, ratio, evidence="digitised", missed=_MISSED.get((context, gpus), ""))
 
 
 FIGURE_4 = (
@@ -128,5 +133,7 @@ AReaL.claims = (
     *_rows(
         "[1] Fig. 6b", "ratio.generated_tokens_per_s", 32, ("not interruptible", _STEADY | {"max_staleness": -1, "is_interruptible": False}),
         ("interruptible", _STEADY | {"max_staleness": -1}, 1.116),
+        missed="draining costs too much here: the paper states neither the context nor how many requests a server holds, and with one wave of them "
+        "per update a third of the time goes to the drain",
     ),
 )  # fmt: skip
