@@ -22,6 +22,8 @@ from simtrain.errors import InputError
 
 _ARBITRATION = NORMAL + 1
 _ORDER = attrgetter("submit", "index")
+_MOST_IDLE = 100_000
+"""Times in a row that a scheduler may be asked without anything happening: far beyond the jobs that could each make it look again."""
 
 
 class JobEvent(NamedTuple):
@@ -106,6 +108,8 @@ class _Replay:
         self.log: list[JobEvent] = []
         self.is_due_at = -1.0
         self.wake = math.inf
+        self.idle = 0
+        """Times in a row that the scheduler was asked and nothing had happened."""
 
     def run(self) -> JobRun:
         for job in self.jobs:
@@ -168,7 +172,11 @@ class _Replay:
         self.arrived.clear()
         if not self.waiting:
             return
+        before = len(self.log)
         self._carry_out(self.scheduler(ClusterState(now, self.waiting, self.running, self.room)), now)
+        self.idle = 0 if len(self.log) > before else self.idle + 1
+        if self.idle > _MOST_IDLE:
+            raise InputError(f"the scheduler asks to be woken {_MOST_IDLE:,} times in a row and plans nothing, at {now:g} s; start a job, or wake later")
 
     def _carry_out(self, plan: Plan, now: float) -> None:
         for job in plan.preempted:

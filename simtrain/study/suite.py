@@ -33,7 +33,7 @@ class BenchCase(Spec):
     settings: dict[str, Any] = {}
     """Dotted keys, as ``--set`` takes them."""
     seeds: int = Field(default=1, ge=1, le=1000)
-    """1: nothing is random. Otherwise as many paired runs, of which the mean is judged with an interval."""
+    """1: nothing is random. Otherwise as many paired runs, whose typical change is judged with an interval."""
     lower: tuple[str, ...] = ()
     """Judged metrics that are better when lower."""
     higher: tuple[str, ...] = ()

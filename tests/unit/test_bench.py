@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
 
 import simtrain.study.bench as bench_module
 from simtrain import cli
@@ -216,3 +218,13 @@ def test_a_metric_that_does_not_come_out_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="suite s, case c: no metric 'a' comes out of scheduling/fifo"):
         bench(suite)
+
+
+def test_the_workflow_of_the_example_says_what_the_commands_take(root: Path) -> None:
+    workflow = yaml.safe_load((root / "examples" / "policy_in_ci" / ".github" / "workflows" / "scheduler.yml").read_text())
+    lines = [step["run"] for step in workflow["jobs"]["regression"]["steps"] if step.get("run", "").startswith("simtrain")]
+    assert [line.split()[1] for line in lines] == ["bench", "check"]
+    app = typer.main.get_command(cli.app)
+    for line in lines:
+        _, command, *words = line.split()
+        app.commands[command].make_context(command, words)

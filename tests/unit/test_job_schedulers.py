@@ -20,6 +20,7 @@ from simtrain.policy.job_scheduling.backfill import conservative, easy
 from simtrain.policy.job_scheduling.in_order import fifo, fifo_skip, sjf
 from simtrain.policy.job_scheduling.placement import anywhere, consolidated
 from simtrain.policy.job_scheduling.preemptive import las, priority, srtf
+from simtrain.report.tables import print_comparison
 from simtrain.systems.check import check_system
 from simtrain.systems.job_scheduling import JobScheduling
 from simtrain.systems.law import LawBrokenError
@@ -247,6 +248,17 @@ def test_an_impossible_plan_is_refused(scheduler: Scheduler, says: str) -> None:
         run([(0, 3, 10), (1, 3, 10)], scheduler)
 
 
+def test_a_scheduler_that_only_wakes_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleepless(state: ClusterState) -> Plan:
+        plan = state.plan()
+        plan.wake_after(0)
+        return plan
+
+    monkeypatch.setattr("simtrain.engine.job_replay._MOST_IDLE", 100)
+    with pytest.raises(InputError, match="asks to be woken 100 times in a row and plans nothing"):
+        run([(0, 3, 10)], sleepless)
+
+
 def test_a_scheduler_has_to_be_written() -> None:
     with pytest.raises(UnsupportedError, match=r"has no schedule\(self, state\)"):
         simtrain.run(JobScheduling, *SET_UP)
@@ -291,3 +303,22 @@ def test_the_law_of_a_kind_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simtrain.systems.job_laws.audit", lambda run: iter(["impossible"]))
     with pytest.raises(LawBrokenError, match="FIFO: impossible"):
         check_system(FIFO)
+
+
+# -- how it is shown ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_drawn(tmp_path: Path) -> None:
+    simtrain.run("scheduling/easy", *SET_UP, settings={"cluster.num_nodes": 2}).plot(str(tmp_path / "run.svg"))
+    picture = (tmp_path / "run.svg").read_text()
+    for text in ("EASY backfilling", "60 jobs of tiresias_60 on 16 GPUs", "GPUs in use", "Jobs that wait", "median 142.0 s", "p99 1,864 s", "time [h]"):
+        assert text in picture, text
+
+
+def test_a_comparison_shows_completion_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparison = simtrain.compare("scheduling/easy", *SET_UP, settings={"cluster.num_nodes": 2})
+    print_comparison(comparison)
+    table = capsys.readouterr().out
+    assert "mean JCT" in table and "FIFO" in table and "EASY backfilling over FIFO: 1.03x" in table
+    comparison.plot(str(tmp_path / "compare.svg"))
+    assert "P99 JCT" in (tmp_path / "compare.svg").read_text()
