@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from simtrain.study.run import run
     from simtrain.study.sweep import Study, SweepResult, sweep
     from simtrain.systems.base import Case, Claim, System
+    from simtrain.validate.calibrate import calibrate
     from simtrain.workload import Pretraining
 
 __version__ = "0.1.0"
@@ -23,14 +24,15 @@ __version__ = "0.1.0"
 _HOME = {
     "InfeasibleError": "errors", "InputError": "errors", "SimtrainError": "errors", "Accelerator": "hardware", "Cluster": "hardware", "Node": "hardware",
     "Software": "hardware", "Transformer": "model", "Comparison": "study.compare", "compare": "study.compare", "Result": "study.result", "run": "study.run",
-    "Explanation": "study.explain", "explain": "study.explain",
+    "calibrate": "validate.calibrate", "Explanation": "study.explain", "explain": "study.explain",
     "Plan": "study.plan", "PlanResult": "study.plan", "plan": "study.plan", "Study": "study.sweep", "SweepResult": "study.sweep", "sweep": "study.sweep",
     "Case": "systems.base", "Claim": "systems.base", "System": "systems.base", "Pretraining": "workload",
 }  # fmt: skip
 
 __all__ = [
     "Accelerator", "Case", "Claim", "Cluster", "Comparison", "Explanation", "InfeasibleError", "InputError", "Node", "Plan", "PlanResult",
-    "Pretraining", "Result", "SimtrainError", "Software", "Study", "SweepResult", "System", "Transformer", "compare", "explain", "plan", "run", "sweep",
+    "Pretraining", "Result", "SimtrainError", "Software", "Study", "SweepResult", "System", "Transformer", "calibrate", "compare", "explain",
+    "plan", "run", "sweep",
 ]  # fmt: skip
 
 

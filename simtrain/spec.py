@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
 import types
 import typing
@@ -47,6 +48,10 @@ class Spec(BaseModel):
             if bool not in allowed and (int in allowed or float in allowed) and not is_quantity:
                 raise ValueError("a number is needed")
         return value
+
+
+class Beside:
+    """Marks a text field as a path that starts from the folder of the file which holds it."""
 
 
 class NamedSpec(Spec):
@@ -228,6 +233,8 @@ def _resolve_mapping(cls: type[Spec], data: dict[str, Any], shown: str, stack: t
         data = _merge(_resolve_reference(cls, parent, f"{shown}: extends", stack), data)
     for field, value in list(data.items()):
         target = _spec_of(cls, field)
+        if isinstance(value, str) and value and stack and _is_beside(cls, field):
+            data[field] = os.path.relpath(Path(stack[-1]).parent / value)
         if target is None:
             continue
         if isinstance(value, str) and issubclass(target, NamedSpec):
@@ -252,6 +259,11 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         starts_anew = not isinstance(value, dict) or "extends" in value
         merged[key] = value if starts_anew or not isinstance(old, dict) else _merge(old, value)  # pyright: ignore[reportUnknownArgumentType]
     return merged
+
+
+def _is_beside(cls: type[Spec], field: str) -> bool:
+    info = cls.model_fields.get(field)
+    return info is not None and any(isinstance(m, Beside) for m in info.metadata)
 
 
 def is_plain(info: FieldInfo) -> bool:

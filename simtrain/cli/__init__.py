@@ -11,12 +11,15 @@ from typing import Any, NoReturn
 
 import typer
 
+from simtrain.cli.bench import bench
 from simtrain.cli.calibrate import calibrate
+from simtrain.cli.check import check
 from simtrain.cli.compare import compare
 from simtrain.cli.explain import explain
 from simtrain.cli.list import list_command
 from simtrain.cli.options import parse_settings
 from simtrain.cli.plan import plan
+from simtrain.cli.report import report
 from simtrain.cli.run import run
 from simtrain.cli.sweep import sweep
 from simtrain.cli.validate import validate
@@ -29,7 +32,7 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 app.command("list")(list_command)
-for command in (run, compare, sweep, plan, explain, calibrate, validate):
+for command in (run, compare, sweep, plan, explain, report, bench, check, calibrate, validate):
     app.command()(command)
 
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simtrain.cli.files import check_outputs, write_files
-from simtrain.cli.options import ClusterOption, Engine, EngineOption, Fidelity, FidelityOption, Json, PlotFile, Seed, Set, Workload, settings_of
+from simtrain.cli.options import ClusterOption, Engine, EngineOption, Fidelity, FidelityOption, Json, PlotFile, Seed, Seeds, Set, Workload, settings_of
 
 if TYPE_CHECKING:
     from simtrain.study.compare import Comparison
@@ -20,6 +20,7 @@ def compare(
     cluster: ClusterOption = None,
     settings: Set = None,
     seed: Seed = 0,
+    seeds: Seeds = 1,
     fidelity: Fidelity = FidelityOption.fair,
     engine: Engine = EngineOption.auto,
     plot: PlotFile = None,
@@ -32,7 +33,9 @@ def compare(
     chosen = settings_of(settings or [], systems)
     check_outputs(None, plot)
     with Spinner() as spinner:
-        comparison = compare_api(systems, workload, cluster, settings=chosen, fidelity=fidelity.value, engine=engine.value, seed=seed, progress=spinner.say)
+        comparison = compare_api(
+            systems, workload, cluster, settings=chosen, fidelity=fidelity.value, engine=engine.value, seed=seed, seeds=seeds, progress=spinner.say
+        )
         if plot:
             spinner.say("drawing")
             write_files([(plot, comparison.plot)])

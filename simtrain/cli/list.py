@@ -20,6 +20,8 @@ class Kind(StrEnum):
     accelerators = "accelerators"
     models = "models"
     workloads = "workloads"
+    traces = "traces"
+    suites = "suites"
 
 
 def list_command(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: Json = False) -> None:

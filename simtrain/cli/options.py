@@ -34,6 +34,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of all random streams.")]
 Fidelity = Annotated[
     FidelityOption, typer.Option(help="analytic: transfers on a link serialise; fair: they share it; flow: they take what their messages take on the fabric.")
 ]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs under this many seeds, from --seed on; means come with 95 % intervals.")]
 Engine = Annotated[EngineOption, typer.Option(help="Executor; auto takes the one that is done first. Both give the same result.")]
 Unfold = Annotated[str, typer.Option(metavar="AXES", help="Mesh axes whose ranks are all executed, such as tp,dp.")]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write a trace that Perfetto opens.")]

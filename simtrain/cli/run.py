@@ -19,6 +19,7 @@ from simtrain.cli.options import (
     Json,
     PlotFile,
     Seed,
+    Seeds,
     Set,
     TraceFile,
     Unfold,
@@ -36,6 +37,7 @@ def run(
     cluster: ClusterOption = None,
     settings: Set = None,
     seed: Seed = 0,
+    seeds: Seeds = 1,
     fidelity: Fidelity = FidelityOption.fair,
     engine: Engine = EngineOption.auto,
     unfold: Unfold = "",
@@ -43,14 +45,14 @@ def run(
     plot: PlotFile = None,
     as_json: Json = False,
 ) -> None:
-    """Simulate one step of one system."""
+    """Simulate one system: a step, or a run, by its kind."""
     from simtrain.study.run import run as run_api
 
     chosen = settings_of(settings or [], [system])
     check_outputs(trace, plot)
     result = run_api(
         system, workload, cluster, settings=chosen, fidelity=fidelity.value, engine=engine.value,
-        unfold=[axis for axis in unfold.split(",") if axis], seed=seed,
+        unfold=[axis for axis in unfold.split(",") if axis], seed=seed, seeds=seeds,
     )
     _write_result(result, trace, plot)
     if as_json:

@@ -129,13 +129,14 @@ def flash(
 
 def unfused(
     batch: int, q: int, kv: int, heads: int, head_dim: int, accelerator: Accelerator, dtype: str, *,
-    backward: bool = False, has_dropout: bool = True, sustained: float = 1.0,
+    backward: bool = False, has_dropout: bool = True, is_softmax_fused: bool = True, sustained: float = 1.0,
 ) -> float:  # fmt: skip
     """Return the time of attention that writes its scores: batched products, softmax and dropout, without launch gaps.
 
     Masks save nothing: the full square is computed. Forward ``Q K^T``, softmax, dropout, ``P V``; backward four products,
     and softmax and dropout again [3]_ (see the module). Per score of ``e`` bytes the fused scale-mask-softmax moves ``2 e``
-    forward and ``3 e`` backward, dropout ``2 e + 1`` each way; the products read and write scores within their roofline.
+    forward and ``3 e`` backward, dropout ``2 e + 1`` each way; as kernels of their own, scale and mask move ``2 e`` each, both
+    ways. The products read and write scores within their roofline.
 
     Parameters
     ----------
@@ -147,6 +148,8 @@ def unfused(
         Backward instead of forward.
     has_dropout
         Whether attention probabilities are dropped.
+    is_softmax_fused
+        Whether scale, mask and softmax are one kernel, as Megatron-LM has it, or three, as in plain PyTorch.
 
     Returns
     -------
@@ -171,7 +174,7 @@ def unfused(
     if backward:
         shapes = [(q, kv, head_dim), (kv, head_dim, q), (q, head_dim, kv), (kv, head_dim, q)]
     products = sum(matmul(m, n, k, accelerator, form, batch=batch * heads, sustained=sustained) for m, n, k in shapes)
-    per_score = (3 if backward else 2) * element + (2 * element + 1 if has_dropout else 0)
+    per_score = (3 if backward else 2) * element + (2 * element + 1 if has_dropout else 0) + (0 if is_softmax_fused else 4 * element)
     return products + per_score * batch * heads * q * kv / (accelerator.memory_bandwidth * accelerator.kernels.memory.efficiency)
 
 

@@ -48,7 +48,7 @@ class Transfer(NamedTuple):
     rate: float
     """Achieved when alone. [B/s]"""
     link: str
-    """Class of the bottleneck link: ``scale_up`` or ``nic``."""
+    """Bottleneck: ``scale_up`` or ``nic``; ``pcie`` or ``pcie_nic`` where peer copies and NIC traffic cross one PCIe root."""
 
     @property
     def seconds(self) -> float:
@@ -334,15 +334,22 @@ def _transfer(load: Load, algorithm: str, kind: str, span: Span, cluster: Cluste
     if span.per_node > 1:
         link = scale_up_link(node, span.per_node, kind, algorithm)
         latency += load.scale_up_steps * link.latency
-        inside = Transfer(latency, load.scale_up_bytes, link.rate(load.scale_up_bytes), "scale_up")
+        inside = Transfer(latency, load.scale_up_bytes, link.rate(load.scale_up_bytes), "pcie" if crosses_root(node, span.per_node) else "scale_up")
         if span.nodes == 1:
             return inside
     link = nic_link(cluster, span, algorithm, crossing_share(kind, span))
     latency += load.nic_steps * link.latency
-    between = Transfer(latency, load.nic_bytes, link.rate(load.nic_bytes), "nic")
+    between = Transfer(latency, load.nic_bytes, link.rate(load.nic_bytes), "pcie_nic" if node.pcie and node.pcie.shares_nic else "nic")
     if inside is None or between.nbytes / between.rate >= inside.nbytes / inside.rate:
         return between
     return inside._replace(latency=latency)
+
+
+def crosses_root(node: Node, members: int) -> bool:
+    """Tell whether copies among ``members`` on one node go through the PCIe roots that NIC traffic crosses too."""
+    if node.pcie is None or not node.pcie.shares_nic:
+        return False
+    return node.scale_up.kind in ("pcie", "none") or (node.scale_up.kind == "nvlink_pairs" and members > 2)
 
 
 def scale_up_link(node: Node, members: int, kind: str = "all_reduce", algorithm: str = "ring") -> Link:
@@ -427,10 +434,12 @@ def nic_link(cluster: Cluster, span: Span, algorithm: str = "ring", crossing: fl
     crossing
         Share of the bytes that cross the spine, if more than one leaf is touched.
     """
+    topology, nic = cluster.topology, cluster.node.nic
     bandwidth = cluster.node.nic_bandwidth_per_accelerator * cluster.fabric_efficiency
+    if nic.ring_efficiency is not None and algorithm not in ("pairwise", "direct"):
+        bandwidth *= nic.ring_efficiency / nic.efficiency
     if algorithm in ("tree", "nvls"):
         bandwidth *= TREE_EFFICIENCY
-    topology, nic = cluster.topology, cluster.node.nic
     if span.leaves == 1:
         return Link(nic.latency, bandwidth, nic.half_size)
     return Link(nic.latency + topology.hop_latency, bandwidth / spine_slowdown(topology, crossing), nic.half_size)

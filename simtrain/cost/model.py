@@ -89,7 +89,7 @@ class CostModel:
             )  # fmt: skip
             if dtype in NARROW and not is_gradient:
                 seconds += self.cast(batch * m * k)
-            self._seconds[key] = seconds / pieces + self.launch
+            self._seconds[key] = seconds / pieces + self._gemm_call(dtype)
         return self._seconds[key]
 
     def grouped_matmul(self, rows: float, k: int, n: int, experts: int, is_gradient: bool = False) -> float:
@@ -102,7 +102,7 @@ class CostModel:
             )  # fmt: skip
             if self.is_narrow and not is_gradient:
                 seconds += self.cast(experts * rows * k)
-            self._seconds[key] = seconds + self.launch
+            self._seconds[key] = seconds + self._gemm_call(self.dtype)
         return self._seconds[key]
 
     def sustained(self, dtype: str) -> float:
@@ -116,6 +116,17 @@ class CostModel:
         """Return the time to cast elements to the run's format of 8 bits or less. [s]"""
         s, target = self.software, DTYPE_BYTES[self.dtype]
         return elementwise.cast(elements, self.accelerator, target_bytes=target, has_amax_pass=s.has_amax_pass, has_transpose=s.has_transposed_cast)
+
+    def experts(self, rows: float, k: int, n: int, experts: int, *, is_gradient: bool = False) -> float:
+        """Return the time of ``[rows, k] x [k, n]`` on each of a rank's experts: a plain product for one, a grouped kernel for several. [s]"""
+        if experts == 1:
+            return self.matmul(k, int(rows), n, 1, True) if is_gradient else self.matmul(rows, k, n)
+        return self.grouped_matmul(rows, k, n, experts, is_gradient)
+
+    def _gemm_call(self, dtype: str) -> float:
+        """Return the constant time of one product: the gap between kernels, or what a fit over work leaves at no work. [s]"""
+        curve = self.accelerator.kernels.gemm.get(dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return max(self.launch, curve.intercept if curve else 0.0)
 
     def attention(
         self, q: int, kv: int, heads: int, head_dim: int, batch: int, kv_heads: int, is_causal: bool, window: int | None, generation: str, dropout: float,
@@ -140,10 +151,9 @@ class CostModel:
         return AttentionCost(seconds[0], seconds[1], flops, 2.5 * flops, 0.0)
 
     def _unfused(self, q: int, kv: int, heads: int, head_dim: int, batch: int, dropout: float) -> AttentionCost:
+        call, is_fused = (batch, q, kv, heads, head_dim, self.accelerator, self.dtype), self.software.is_softmax_fused
         seconds = [
-            attention_cost.unfused(
-                batch, q, kv, heads, head_dim, self.accelerator, self.dtype, backward=b, has_dropout=dropout > 0, sustained=self.attention_sustained
-            )
+            attention_cost.unfused(*call, backward=b, has_dropout=dropout > 0, is_softmax_fused=is_fused, sustained=self.attention_sustained)
             + self.launch * (8 if b else 5)
             for b in (False, True)
         ]

@@ -109,7 +109,7 @@ class Composer:
             Mesh axes whose copies are executed one by one.
         """
         composites = Composites()
-        shares_nics = self.fidelity != "isolated" and _are_nics_shared(step, self.cluster, unfold)
+        shared = _shared_links(step, self.cluster, unfold)
         seen: set[tuple[int, tuple[int, ...]]] = set()
         for cls in step.classes:
             program = columns_of(cls.program)
@@ -119,7 +119,7 @@ class Composer:
             for template in {id(t): t for slot in program.columns.in_line for t in [program.templates[slot]]}.values():
                 if len(template) > 1 and id(template) not in composites.by_template:
                     made = self._composite(template, step, cls)
-                    if made is not None and not (shares_nics and made.links & (Link.NIC_OUT | Link.NIC_IN)):
+                    if made is not None and not made.links & shared:
                         composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
         return composites
 
@@ -153,39 +153,43 @@ def _is_composable(template: Template) -> bool:
     return not template.left_open and all(op.kind not in (Kind.SEND, Kind.RECV) for part, _ in template.parts for op in part.ops)
 
 
-def _are_nics_shared(step: Step, cluster: Cluster, unfold: Sequence[str]) -> bool:
-    """Whether two represented ranks load one NIC: what disturbs a composite is looked for on its own rank alone."""
-    per_nic = cluster.node.accelerators_per_nic
-    nics = [step.mesh.rank(cls.coordinates) // per_nic for cls in step.classes]
-    return len(set(nics)) < len(nics) or (per_nic > 1 and any(step.mesh.size(axis) > 1 for axis in unfold))
+def _shared_links(step: Step, cluster: Cluster, unfold: Sequence[str]) -> Link:
+    """Return the classes of which two represented ranks load one link: what disturbs a composite is looked for on its own rank alone."""
+    ranks = [step.mesh.rank(cls.coordinates) for cls in step.classes]
+    is_unfolded = any(step.mesh.size(axis) > 1 for axis in unfold)
+    per_root = cluster.node.pcie.accelerators_per_root if cluster.node.pcie else 1
+    shared = Link.NONE
+    for serves, links in ((cluster.node.accelerators_per_nic, Link.NIC_OUT | Link.NIC_IN), (per_root, Link.ROOT_OUT | Link.ROOT_IN)):
+        if len({rank // serves for rank in ranks}) < len(ranks) or (serves > 1 and is_unfolded):
+            shared |= links
+    return shared
 
 
 def disturbed(trace: Trace, composites: Composites, fidelity: Fidelity, slowdown: float) -> dict[int, frozenset[int]]:
     """Return per class the instructions whose composite overlapped something that could change it, or whose ranks came to it at different times."""
-    rows = np.flatnonzero(trace.graph.table.kind[trace.graph.op] == Kind.COMPOSITE)
+    g = trace.graph
+    rows = np.flatnonzero((g.table.kind == Kind.COMPOSITE)[g.op])
     hit = trace.start[rows] != trace.ready[rows]
-    for first, stop in rank_blocks(len(trace.graph.ranks), trace.makespan):
-        hit |= _overlapped(trace, rows, composites, fidelity, slowdown, first, stop)
+    for profile, of_profile in _profiles(g.table, composites).items():
+        others, since = _touching(trace, profile, fidelity, slowdown)
+        if len(others):
+            mine = np.flatnonzero(of_profile[g.op[rows]])
+            hit[mine] |= _overlapped(trace, rows[mine], others, since)
     chosen = rows[hit]
-    cls, instance = trace.graph.rank_class[trace.graph.rank[chosen]], trace.graph.instance[chosen]
+    cls, instance = g.rank_class[g.rank[chosen]], g.instance[chosen]
     return {int(c): frozenset(instance[cls == c].tolist()) for c in np.unique(cls)}
 
 
-def _overlapped(trace: Trace, rows: Ints, composites: Composites, fidelity: Fidelity, slowdown: float, first: int, stop: int) -> Flags:
-    """Return which composites of some ranks overlapped something that could change them."""
-    g, table = trace.graph, trace.graph.table
-    line = Line(stop - first, trace.makespan)
-    inside = (g.rank[rows] >= first) & (g.rank[rows] < stop)
-    is_other = (table.kind[g.op] != Kind.COMPOSITE) & (trace.end > trace.ready) & (g.rank >= first) & (g.rank < stop)
-    template_of = np.repeat(np.arange(len(table.templates)), [len(t) for t in table.templates])[g.op[rows]]
+def _overlapped(trace: Trace, rows: Ints, others: Ints, since: Floats) -> Flags:
+    """Return which rows overlap one of the others, from a time of each on, on the same rank."""
+    rank = trace.graph.rank
     hit = np.zeros(len(rows), np.bool_)
-    for profile, templates in _profiles(table, composites).items():
-        others, since = _touching(np.flatnonzero(is_other), trace, profile, fidelity, slowdown)
-        mine = np.flatnonzero(inside & np.isin(template_of, templates))
-        if len(others) and len(mine):
-            beside = union(line.at(g.rank[others] - first, since), line.at(g.rank[others] - first, trace.end[others]))
-            rank = g.rank[rows[mine]] - first
-            hit[mine] = overlaps(line.at(rank, trace.start[rows[mine]]), line.at(rank, trace.end[rows[mine]]), beside)
+    for first, stop in rank_blocks(len(trace.graph.ranks), trace.makespan):
+        line = Line(stop - first, trace.makespan)
+        mine, theirs = (np.flatnonzero((rank[chosen] >= first) & (rank[chosen] < stop)) for chosen in (rows, others))
+        beside = union(*(line.at(rank[others[theirs]] - first, time) for time in (since[theirs], trace.end[others[theirs]])))
+        own = rank[rows[mine]] - first
+        hit[mine] = overlaps(line.at(own, trace.start[rows[mine]]), line.at(own, trace.end[rows[mine]]), beside)
     return hit
 
 
@@ -197,30 +201,30 @@ class _Profile(NamedTuple):
     holds_sms: bool
 
 
-def _profiles(table: OpTable, composites: Composites) -> dict[_Profile, list[int]]:
-    """Group the composites in a table by what can change them."""
-    profiles: dict[_Profile, list[int]] = {}
-    for index, template in enumerate(table.templates):
+def _profiles(table: OpTable, composites: Composites) -> dict[_Profile, Flags]:
+    """Group the composites in a table by what can change them, as flags of operations."""
+    profiles: dict[_Profile, Flags] = {}
+    for template, place in zip(table.templates, table.start.tolist(), strict=True):
         composite = composites.by_stand_in.get(id(template))
         if composite is not None:
-            profiles.setdefault(_Profile(composite.links, composite.streams, composite.holds_sms), []).append(index)
+            profile = _Profile(composite.links, composite.streams, composite.holds_sms)
+            profiles.setdefault(profile, np.zeros(len(table.ops), np.bool_))[place] = True
     return profiles
 
 
-def _touching(rows: Ints, trace: Trace, profile: _Profile, fidelity: Fidelity, slowdown: float) -> tuple[Ints, Floats]:
+def _touching(trace: Trace, profile: _Profile, fidelity: Fidelity, slowdown: float) -> tuple[Ints, Floats]:
     """Return the rows that could change composites of a profile on their rank, or be changed by them, and since when.
 
     A row that waits is already queued on its stream, and on its lanes under ``analytic``: what is issued later
     waits behind it. Compute and its slowdown only meet while both run.
     """
-    table = trace.graph.table
-    streams = [i for i, name in enumerate(table.streams) if name in profile.streams and name != "compute"]
-    is_queued = np.isin(table.stream, streams)
+    g, table = trace.graph, trace.graph.table
+    is_queued = np.array([name in profile.streams and name != "compute" for name in table.streams])[table.stream]
     same_link = (table.links & int(profile.links)) != 0
     is_running = same_link if fidelity == "fair" else np.zeros(len(same_link), np.bool_)
     is_queued |= same_link if fidelity == "analytic" else False
     if slowdown > 0:
         is_running |= table.holds_sms | ((table.kind == Kind.COMPUTE) & profile.holds_sms)
-    op = trace.graph.op[rows]
-    chosen = rows[(is_queued | is_running)[op]]
-    return chosen, np.where(is_queued[trace.graph.op[chosen]], trace.ready[chosen], trace.start[chosen])
+    chosen = np.flatnonzero(((is_queued | is_running) & (table.kind != Kind.COMPOSITE))[g.op])
+    chosen = chosen[trace.end[chosen] > trace.ready[chosen]]
+    return chosen, np.where(is_queued[g.op[chosen]], trace.ready[chosen], trace.start[chosen])

@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
     template: int
     """``id`` of the template."""
-    index: int
+    position: int
 
 
 @dataclass

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from simtrain.engine.collector import collector_paused
 from simtrain.engine.composite import Composer, Composites, disturbed
-from simtrain.engine.executors import Engine, StepFidelity, replay_with
+from simtrain.engine.executors import Engine, StepFidelity, replay_with, what_simpy_alone_knows
 from simtrain.engine.metrics import Budget, measure_ranks, step_metrics
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Shapes, assemble
@@ -79,9 +78,9 @@ def execute(
     composer, shapes
         Composites made, and rows stamped, by runs before; they change no result.
     """
-    with _collector_paused():
+    with collector_paused():
         composites = Composites()
-        if use_composites and fidelity != "flow":
+        if use_composites and fidelity != "flow" and not what_simpy_alone_knows(cluster):
             composites = (composer or Composer(cluster, fidelity, slowdown)).compose(step, unfold)
         expanded: dict[int, frozenset[int]] = {}
         rounds = 0
@@ -95,15 +94,3 @@ def execute(
             expanded = {i: expanded.get(i, frozenset()) | hit.get(i, frozenset()) for i in {*expanded, *hit}}
     inside = {key: c.inside for key, c in composites.by_stand_in.items()}
     return Execution(trace, composites, measure_ranks(trace, inside), rounds)
-
-
-@contextmanager
-def _collector_paused() -> Generator[None, None, None]:
-    """Pause the cycle collector: a replay keeps what it makes, and scanning it again and again costs a tenth of the run."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -10,6 +10,7 @@ import numpy as np
 from simtrain.engine.compiled_replay import choose_engine, replay_compiled
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
+from simtrain.errors import UnsupportedError
 from simtrain.graph.graph import Graph
 from simtrain.hardware import Cluster
 
@@ -31,6 +32,11 @@ def replay_with(engine: Engine, graph: Graph, cluster: Cluster, fidelity: StepFi
     fidelity
         As there, or ``isolated``: no transfer slows another; or ``flow``:
         transfers take what their messages take on the fabric, see :mod:`simtrain.engine.flow_step`.
+
+    Raises
+    ------
+    UnsupportedError
+        If the compiled executor is asked for on a cluster that it does not model.
     """
     if fidelity == "flow":
         from simtrain.engine.flow_step import price_by_messages
@@ -40,5 +46,15 @@ def replay_with(engine: Engine, graph: Graph, cluster: Cluster, fidelity: StepFi
     if fidelity == "isolated":  # on no link, a transfer runs at its own rate
         bare = replace(graph, table=replace(graph.table, links=np.zeros_like(graph.table.links)))
         return replace(replay_with(engine, bare, cluster, "fair", slowdown), graph=graph, fidelity="isolated")
-    is_compiled = (choose_engine(graph) if engine == "auto" else engine) == "compiled"
+    special = what_simpy_alone_knows(cluster)
+    if special and engine == "compiled":
+        raise UnsupportedError(f"cluster {cluster.name}: the compiled executor does not know {special}; use --engine simpy")
+    is_compiled = not special and (choose_engine(graph) if engine == "auto" else engine) == "compiled"
     return (replay_compiled if is_compiled else replay)(graph, cluster, fidelity=fidelity, slowdown=slowdown)
+
+
+def what_simpy_alone_knows(cluster: Cluster) -> str:
+    """Return what the SimPy executor models of a cluster and the compiled one and composites do not; empty for an ordinary cluster."""
+    if cluster.ranks_per_accelerator > 1:
+        return "processors that ranks share (ranks_per_accelerator)"
+    return "token buckets of network cards (nic.burst)" if cluster.node.nic.burst else ""

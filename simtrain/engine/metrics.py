@@ -84,6 +84,8 @@ class Inside:
         return np.array([b.compute, *by_axis, *(b.link_bytes.get(int(link), 0.0) for link in LINK_CLASSES), b.flops])
 
 
+_IS_MOVING = np.isin(np.arange(len(Kind)), COMMUNICATION)
+"""By kind of operation."""
 _EXPOSED, _COMMUNICATION, _SENT = (slice(1 + i * len(AXES), 1 + (i + 1) * len(AXES)) for i in range(3))
 _LINKS = slice(_SENT.stop, _SENT.stop + len(LINK_CLASSES))
 _FLOPS = _LINKS.stop
@@ -134,6 +136,8 @@ def measure_ranks(trace: Trace, inside: Mapping[int, Inside] | None = None) -> B
     rows = _Rows(trace, inside or {})
     num_ranks = len(trace.graph.ranks)
     amounts = np.zeros((num_ranks, _FLOPS + 1))
+    if trace.engine == "compiled" and rows.measure_in_one_pass(amounts):
+        return Budget(amounts)
     for first, stop in rank_blocks(num_ranks, trace.makespan):
         rows.measure(amounts[first:stop], first, stop)
     return Budget(amounts)
@@ -146,12 +150,41 @@ class _Rows:
         self.trace, self.table = trace, trace.graph.table
         table = self.table
         axis = np.array([AXES.index(axis_label(op.axis)) if op.axis and op.kind in COMMUNICATION else -1 for op in table.ops], np.int64)
-        self.category = np.where(np.isin(table.kind, COMMUNICATION), axis + 1, np.where(table.kind == Kind.COMPUTE, 0, -1))
+        self.category = np.where(_IS_MOVING[table.kind], axis + 1, np.where(table.kind == Kind.COMPUTE, 0, -1))
         """0 for kernels, 1 and more for communication along an axis, -1 for what occupies neither. By operation."""
-        self.payload = np.array([op.payload for op in table.ops], np.float64)
+        self.added = self._added(axis)
+        """What each operation adds to work and bytes, in the columns of a budget from those sent on."""
         self.template_of = np.repeat(np.arange(len(table.templates)), [len(t) for t in table.templates])
         self.inside = [inside.get(id(t)) for t in table.templates]
         self.alone = np.array([i.amounts if i else np.zeros(_FLOPS + 1) for i in self.inside]).reshape(-1, _FLOPS + 1)
+
+    def _added(self, axis: Ints) -> Floats:
+        table = self.table
+        is_plain, is_moving = table.kind != Kind.COMPOSITE, _IS_MOVING[table.kind]
+        payload = np.array([op.payload for op in table.ops], np.float64)
+        sent = np.where((is_moving & (axis >= 0))[:, None] & (axis[:, None] == np.arange(len(AXES))), payload[:, None], 0.0)
+        links = [table.nbytes * (is_moving & ((table.links & int(link)) != 0)) for link in LINK_CLASSES]
+        return np.column_stack([sent, *links, table.flops * is_plain])
+
+    def measure_in_one_pass(self, amounts: Floats) -> bool:
+        """Add up all rows by the kernel; False, and nothing is added, if something ran beside a composite."""
+        from simtrain.engine.kernel.budget import COMPOSITE, charge, link_streams
+
+        g, trace, int32 = self.trace.graph, self.trace, np.int32
+        num_ranks, kinds, streams = len(g.ranks), len(self.table.ops), len(self.table.streams)
+        following, beside, first = (np.full(size, -1, int32) for size in (len(g), len(g), num_ranks))
+        link_streams(g.rank, g.previous, following, first, beside)
+        category = np.where(self.table.kind == Kind.COMPOSITE, COMPOSITE, self.category)
+        counts, moved, charged = np.zeros((num_ranks, kinds), np.int64), np.zeros((num_ranks, len(AXES))), np.zeros((num_ranks, 1 + len(AXES)))
+        scratch = np.empty(streams, int32), np.empty(streams), np.empty(streams, np.uint8), np.zeros(COMPOSITE + 1, np.int64)
+        if charge(g.op, trace.start, trace.end, category, following, first, beside, *scratch, counts, moved, charged):
+            return False
+        amounts[:, : 1 + len(AXES)] = charged
+        amounts[:, _COMMUNICATION] = moved
+        amounts[:, _SENT.start :] = counts @ self.added
+        for index in np.flatnonzero(self.table.kind == Kind.COMPOSITE).tolist():
+            amounts += counts[:, index, None] * self.alone[self.template_of[index]]
+        return True
 
     def measure(self, amounts: Floats, first: int, stop: int) -> None:
         """Add up the rows of some ranks."""
@@ -173,22 +206,19 @@ class _Rows:
             within = (line.at(rank[rows], start[rows]), line.at(rank[rows], end[rows]))
             template = self.template_of[op[rows]]
             touched = self._touched(line, spans, within, rank[rows])
-            spans, busy = self._open(touched, template, within[0], spans, busy)
+            if touched.any():
+                spans, busy = self._open(touched, template, within[0], spans, busy)
             self._closed(amounts, rank[rows], template, touched)
         self._charge(amounts, line, spans, busy)
 
     def _totals(self, amounts: Floats, rank: Ints, op: Ints, seconds: Floats, category: Ints) -> None:
         """Add what adds up whatever runs at the same time: work, bytes, communication times."""
-        num = len(amounts)
-        is_plain = self.table.kind[op] != Kind.COMPOSITE
-        amounts[:, _FLOPS] += np.bincount(rank, self.table.flops[op] * is_plain, num)
+        num, kinds = len(amounts), len(self.table.ops)
+        counts = np.bincount(rank * kinds + op, minlength=num * kinds).reshape(num, kinds)
+        amounts[:, _SENT.start :] += counts @ self.added
         moving = np.flatnonzero(category > 0)
-        mover, moved = rank[moving], op[moving]
-        place = mover * len(AXES) + category[moving] - 1
-        for part, weights in ((_COMMUNICATION, seconds[moving]), (_SENT, self.payload[moved])):
-            amounts[:, part] += np.bincount(place, weights, num * len(AXES)).reshape(num, -1)
-        for i, link in enumerate(LINK_CLASSES):
-            amounts[:, _LINKS.start + i] += np.bincount(mover, (self.table.nbytes * ((self.table.links & int(link)) != 0))[moved], num)
+        place = rank[moving] * len(AXES) + category[moving] - 1
+        amounts[:, _COMMUNICATION] += np.bincount(place, seconds[moving], num * len(AXES)).reshape(num, -1)
 
     @staticmethod
     def _touched(line: Line, spans: tuple[Ints, Ints], within: tuple[Ints, Ints], rank: Ints) -> Flags:

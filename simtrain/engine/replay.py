@@ -15,6 +15,7 @@ import numpy as np
 import simpy
 from simpy.events import NORMAL, Event
 
+from simtrain.engine.buckets import Buckets
 from simtrain.engine.fairshare import RATE_UNIT, FairShare, to_rate
 from simtrain.engine.lanes import Lanes, lanes_of
 from simtrain.engine.links import LinkTable, link_table
@@ -50,15 +51,24 @@ def replay(graph: Graph, cluster: Cluster, *, fidelity: Fidelity = "fair", slowd
     SimtrainError
         If the graph cannot finish because rows wait for each other.
     """
-    return _Replay(graph, link_table(graph, cluster), fidelity, slowdown).run()
+    return _Replay(graph, link_table(graph, cluster), fidelity, slowdown, cluster.ranks_per_accelerator).run()
 
 
 class _Replay:
     """State of one execution. A *unit* is what completes as a whole: a single row, or all rows of a rendezvous."""
 
-    def __init__(self, graph: Graph, links: LinkTable, fidelity: Fidelity, slowdown: float) -> None:
+    def __init__(self, graph: Graph, links: LinkTable, fidelity: Fidelity, slowdown: float, ranks_per_device: int) -> None:
         self.graph, self.links, self.fidelity = graph, links, fidelity
         self.compute_rate = 1.0 - slowdown
+        devices = [rank // ranks_per_device for rank in graph.ranks]
+        self.sharing = [[other for other, device in enumerate(devices) if device == own] for own in devices]
+        """Represented ranks on the same device as each, itself included."""
+        self.is_shared = ranks_per_device > 1
+        world = graph.step.mesh.world_size
+        present = [min(ranks_per_device, world - device * ranks_per_device) for device in devices]
+        self.crowd = [count / len(ranks) for count, ranks in zip(present, self.sharing, strict=True)]
+        """Ranks on the device over the represented ones: folded ranks do the same at the same time."""
+        self.buckets = Buckets(links) if fidelity == "fair" and any(links.burst) else None
         self.env = simpy.Environment()
         self._columns(graph)
         n = len(graph)
@@ -76,7 +86,7 @@ class _Replay:
         self.moving: set[int] = set()
         self.computing: list[set[int]] = [set() for _ in graph.ranks]
         self.holding = [0] * len(graph.ranks)
-        self.was_held = [False] * len(graph.ranks)
+        self.device_rate = [1.0] * len(graph.ranks)
         self.touched: set[int] = set()
         self.done: list[int] = []
         self.fresh: list[int] = []
@@ -172,7 +182,10 @@ class _Replay:
             return
         self.moving.add(unit)
         self.left[unit], self.anchor[unit], self.rate[unit] = self.nbytes[unit], self.env.now, 0.0
-        self.network.add(unit, self._links_of(unit) if self.fidelity == "fair" else {}, self.cap[self.op[unit]])
+        loads = self._links_of(unit) if self.fidelity == "fair" else {}
+        if self.buckets:
+            self.left[unit] -= self.buckets.join(loads, self.env.now)
+        self.network.add(unit, loads, self.cap[self.op[unit]])
         if self.network.rate[unit]:
             self._re_anchor(unit, self.network.rate[unit] / RATE_UNIT)
 
@@ -188,11 +201,15 @@ class _Replay:
         if unit in self.moving:
             self.moving.discard(unit)
             self.network.remove(unit)
+            if self.buckets:
+                self.buckets.leave(self._links_of(unit), now)
         self.left.pop(unit, None)
         for row in self._rows(unit):
             self.end[row] = now
             if self.is_compute[row]:
                 self.computing[self.rank[row]].discard(row)
+                if self.is_shared:
+                    self.touched.add(self.rank[row])
             elif self.holds[row]:
                 self.holding[self.rank[row]] -= 1
                 self.touched.add(self.rank[row])
@@ -228,11 +245,13 @@ class _Replay:
             if self.holds[row]:
                 self.holding[self.rank[row]] += 1
                 self.touched.add(self.rank[row])
-        if self.is_compute[unit] and self.compute_rate < 1.0:
+        if self.is_compute[unit] and (self.compute_rate < 1.0 or self.is_shared):
             rank = self.rank[unit]
             self.computing[rank].add(unit)
             self.left[unit], self.anchor[unit], self.rate[unit] = self.seconds[unit], now, 0.0
-            self._re_anchor(unit, self.compute_rate if self.was_held[rank] else 1.0)
+            self._re_anchor(unit, self.device_rate[rank])
+            if self.is_shared:
+                self.touched.add(rank)
             return
         self._complete_at(unit, now + self.seconds[unit])
 
@@ -248,12 +267,15 @@ class _Replay:
         self._complete_at(unit, now if self.left[unit] <= 0 else now + ceil_grid(self.left[unit] / rate))
 
     def _slow_compute(self, rank: int) -> None:
-        is_held = self.holding[rank] > 0
-        if is_held == self.was_held[rank]:
-            return
-        self.was_held[rank] = is_held
-        for row in sorted(self.computing[rank]):
-            self._re_anchor(row, self.compute_rate if is_held else 1.0)
+        """Give the compute of every rank on this one's device the rate that is left: slowed by communication, shared among those that compute."""
+        ranks = self.sharing[rank]
+        computing = sum(1 for r in ranks if self.computing[r])
+        rate = (self.compute_rate if any(self.holding[r] for r in ranks) else 1.0) / max(computing * self.crowd[rank], 1.0)
+        for other in ranks:
+            if rate != self.device_rate[other]:
+                self.device_rate[other] = rate
+                for row in sorted(self.computing[other]):
+                    self._re_anchor(row, rate)
 
 
 def deadlock(graph: Graph, stuck: list[int]) -> str:

@@ -120,6 +120,12 @@ def columns_of(program: Sequence[Instruction]) -> ColumnProgram:
     return ColumnProgram(Columns(slot, key, leaves, microbatch, chunk, np.full(len(rows), NONE, np.int64), tuple(named)), templates)
 
 
+def in_line(messages: Sequence[Hashable]) -> Columns:
+    """Return a program that runs one template after another; each may be an end of a message, None for none."""
+    slot, none = np.arange(len(messages), dtype=np.int64), np.full(len(messages), NONE, np.int64)
+    return Columns(slot, none, none, none, none, none, tuple((i, name) for i, name in enumerate(messages) if name is not None))
+
+
 def concatenate(parts: Sequence[Columns], slots: Sequence[int]) -> Columns:
     """Put programs one after another; the slots of each begin where the ``slots`` of those before it end, and its keys likewise."""
     columns: dict[str, list[Ints]] = {name: [] for name in COLUMNS}

@@ -312,7 +312,7 @@ def _stamp_edges(p: _Programs, base: Ints, templates: list[Template]) -> Ints:
 
 
 def _groups(op: Ints, table: OpTable, p: _Programs, base: Ints) -> tuple[Ints, int]:
-    """Number the rendezvous: each collective its own, each message joins its two ends; a composite with collectives is one too."""
+    """Number the rendezvous: each collective its own, a composite with collectives too; a message joins its ends, two of a send, all of a collective."""
     group = np.full(len(op), NONE, np.int64)
     joins = np.array([bool(op.axis) and op.kind in (Kind.COLLECTIVE, Kind.COMPOSITE) for op in table.ops], np.bool_)
     collectives = np.flatnonzero(joins[op])
@@ -332,7 +332,7 @@ def _groups(op: Ints, table: OpTable, p: _Programs, base: Ints) -> tuple[Ints, i
         if p.index[position] >= 0:
             named.setdefault(name, []).append(position)
     for name, positions in named.items():
-        if len(positions) != 2:
+        if len(positions) != 2 and table.kind[op[base[positions[0]]]] != Kind.COLLECTIVE:
             raise AssertionError(f"message {name!r} has {len(positions)} ends; a send needs exactly one receive")
         group[base[positions]] = number
         number += 1

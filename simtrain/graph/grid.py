@@ -29,3 +29,18 @@ def to_grid(seconds: float) -> float:
 def ceil_grid(seconds: float) -> float:
     """Round up to the grid: nothing completes before its work is done."""
     return math.ceil(seconds * GRID) / GRID
+
+
+RUN_GRID = 2.0**20
+"""Ticks per second of run-level simulations, whose times go beyond :data:`LONGEST`."""
+
+
+def to_run_grid(seconds: float) -> float:
+    """Round a time of a run-level simulation to its grid, half to even.
+
+    Examples
+    --------
+    >>> to_run_grid(1e-7), to_run_grid(54 * 86400.0)
+    (0.0, 4665600.0)
+    """
+    return round(seconds * RUN_GRID) / RUN_GRID

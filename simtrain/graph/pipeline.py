@@ -9,7 +9,7 @@ from simtrain.cost.collective import Transfer
 from simtrain.graph.grid import to_grid
 from simtrain.graph.schedule import Task
 from simtrain.graph.step import Do, Instruction, Wait
-from simtrain.graph.template import Kind, Link, Op, Template
+from simtrain.graph.template import LINKS_OF, OUTWARD, Kind, Op, Template
 
 
 @dataclass
@@ -156,10 +156,10 @@ def message(transfer: Transfer, is_forward: bool, *, is_send: bool) -> Template:
     if key not in _MESSAGES:
         direction = "forward" if is_forward else "backward"
         name = f"{'send' if is_send else 'recv'}_{direction}"
-        out, into = (Link.SCALE_UP_OUT, Link.SCALE_UP_IN) if transfer.link == "scale_up" else (Link.NIC_OUT, Link.NIC_IN)
+        links = LINKS_OF[transfer.link]
         op = Op(
             name, Kind.SEND if is_send else Kind.RECV, f"pp_{name}", to_grid(transfer.latency), transfer.nbytes, transfer.rate, "pp",
-            out if is_send else into, payload=transfer.nbytes if is_send else 0.0,
+            links & OUTWARD if is_send else links & ~OUTWARD, payload=transfer.nbytes if is_send else 0.0,
         )  # fmt: skip
         _MESSAGES[key] = Template(name, [op], (0,))
     return _MESSAGES[key]

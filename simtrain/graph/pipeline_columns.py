@@ -92,12 +92,13 @@ class Pipeline:
     stages: tuple[Columns, ...]
     peak_in_flight: Ints
     """Most forwards of a stage whose backward has not run."""
-    in_flight: tuple[Ints, ...]
+    in_flight: tuple[NDArray[np.float64], ...]
     """Per stage, the forwards of each chunk whose backward has not run, at every time at which no other has as many of all chunks."""
 
     def peak_sum(self, stage: int, each: Sequence[float]) -> float:
         """Return the most of something that a stage holds, when every forward in flight of chunk ``i`` holds ``each[i]``."""
-        return float((self.in_flight[stage] * np.array(each, np.float64)).sum(axis=1).max())
+        held = self.in_flight[stage]
+        return float(held[0, 0] * each[0] if len(each) == 1 else (held @ np.array(each, np.float64)).max())
 
 
 class _Tasks(NamedTuple):
@@ -132,12 +133,12 @@ def pipeline_columns(shape: Shape) -> Pipeline:
     return Pipeline(shape, order, tuple(programs), most, tuple(_in_flight(order, stage, shape.chunks) for stage in range(shape.stages)))
 
 
-def _in_flight(order: Orders, stage: int, chunks: int) -> Ints:
+def _in_flight(order: Orders, stage: int, chunks: int) -> NDArray[np.float64]:
     """Return the forwards in flight by chunk behind the forwards of a stage, those left out that another exceeds."""
     is_forward, chunk = order.is_forward[stage], order.chunk[stage]
     step = np.where(is_forward, 1, -1)[:, None] * (chunk[:, None] == np.arange(chunks))
     held = step.cumsum(axis=0)[np.flatnonzero(is_forward & ~np.append(is_forward[1:], False))]
-    return np.unique(held, axis=0) if chunks > 1 else held.max(axis=0)[None]
+    return np.unique(held, axis=0).astype(np.float64) if chunks > 1 else held.max(axis=0)[None].astype(np.float64)
 
 
 def _tasks(shape: Shape, order: Orders) -> _Tasks:

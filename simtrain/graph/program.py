@@ -44,9 +44,13 @@ class Program:
         return len(self.ops) - 1
 
     def communicate(
-        self, name: str, axis: str, transfer: Transfer, payload: float, *, is_async: bool = False, holds_sms: bool = True, stream: str = ""
-    ) -> Handle | None:
-        """Issue a collective on the communicator's own stream; blocking unless ``is_async``."""
+        self, name: str, axis: str, transfer: Transfer, payload: float, *, is_async: bool = False, holds_sms: bool = True, stream: str = "",
+        after: Handle | None = None,
+    ) -> Handle | None:  # fmt: skip
+        """Issue a collective on the communicator's own stream; blocking unless ``is_async``.
+
+        It starts after the frontier, or after one operation alone, as a CUDA stream that waits for an event.
+        """
         if transfer.seconds == 0.0:
             return None
         stream = stream or axis
@@ -62,7 +66,7 @@ class Program:
                 LINKS_OF.get(transfer.link, Link.NONE),
                 0.0,
                 payload,
-                self._frontier_other(stream),
+                self._frontier_other(stream) if after is None else (after,) * (self.ops[after].stream != stream),
                 holds_sms,
             )
         )

@@ -16,6 +16,7 @@ from simtrain.cost.collective import Transfer, bytes_sent
 from simtrain.cost.model import CostModel
 from simtrain.cost.placement import Group
 from simtrain.errors import InputError
+from simtrain.graph.gradient_flow import GradientFlow
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Handle, Program
 from simtrain.graph.recordings import NotedMesh, Reads
@@ -95,9 +96,13 @@ class Recorder:
     recompute: frozenset[str] = frozenset()
     nodes: list[Node] = field(default_factory=list[Node])
     parameters: float = 0.0
-    """Parameters held by this rank, experts among them."""
+    """Parameters held by this rank."""
     expert_parameters: float = 0.0
-    """Those of experts: fewer ranks hold a copy of them."""
+    """Those among them of experts that no other rank of the data-parallel group holds; their gradients need no reduction."""
+    num_layers: int = 0
+    """Layers recorded so far, the current one included."""
+    gradients: GradientFlow | None = None
+    """Where the backward being emitted sends gradients; None while gradients are still accumulated."""
     reads: Reads = field(default_factory=Reads)
     """What was asked of the mesh."""
     _regions: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
@@ -150,6 +155,7 @@ class Recorder:
         """
         forward_host, backward_host = self.costs.host_floor(collectives, expert_blocks)
         state: dict[str, Handle] = {}
+        self.num_layers += 1
 
         def begin(seconds: float) -> Emit:
             def emit(p: Program) -> None:
@@ -414,13 +420,15 @@ class Recorder:
         """Pass ``nbytes`` to the next rank of a ring while receiving from the previous; backward passes it back. [B]"""
         return self.collective("shift", axis, nbytes, async_op=async_op)
 
-    def emit_collective(self, p: Program, kind: str, axis: str, nbytes: float, *, is_async: bool = False, stream: str = "") -> Handle | None:
-        """Emit one collective into a program; for verbs that interleave communication with products."""
+    def emit_collective(
+        self, p: Program, kind: str, axis: str, nbytes: float, *, is_async: bool = False, stream: str = "", after: Handle | None = None
+    ) -> Handle | None:
+        """Emit one collective into a program, after its frontier or one operation; for verbs that interleave communication with products."""
         size = self.size(axis)
         if size == 1:
             return None
         transfer: Transfer = self.costs.collective(kind, nbytes, self.group(axis))
-        return p.communicate(kind, axis, transfer, bytes_sent(kind, nbytes, size), is_async=is_async, stream=stream)
+        return p.communicate(kind, axis, transfer, bytes_sent(kind, nbytes, size), is_async=is_async, stream=stream, after=after)
 
     # -- results -----------------------------------------------------------------------------------------
 
@@ -472,14 +480,13 @@ class Recorder:
         name
             Name of the forward template.
         """
-        is_closed = not self._unwaited
+        is_closed, held = not self._unwaited, (self.parameters, self.expert_parameters)
         if not is_closed:  # its other end is recorded elsewhere
-            return Piece(Template(name), Template(name), self.parameters, self.expert_parameters, self.saved_bytes, 0.0, 0.0, is_closed)
+            return Piece(Template(name), Template(name), *held, self.saved_bytes, 0.0, 0.0, is_closed)
         forward = self._forward(name)
         backward = self._backward(f"{name}.backward")
         is_closed = not (forward.dangling or backward.dangling)
-        held = self.parameters, self.expert_parameters, self.saved_bytes
-        return Piece(forward.template(), backward.template(), *held, self.backward_peak, self.saved_bytes, is_closed)
+        return Piece(forward.template(), backward.template(), *held, self.saved_bytes, self.backward_peak, self.saved_bytes, is_closed)
 
     def forward(self, name: str, before_layer: Callable[[Program, int], None] | None = None) -> Template:
         """Return the forward pass of what was recorded.

@@ -40,10 +40,24 @@ class Link(IntFlag):
     SCALE_UP_IN = 2
     NIC_OUT = 4
     NIC_IN = 8
+    ROOT_OUT = 16
+    ROOT_IN = 32
 
 
 LINK_CLASSES = (Link.SCALE_UP_OUT, Link.SCALE_UP_IN, Link.NIC_OUT, Link.NIC_IN)
-LINKS_OF = {"scale_up": Link.SCALE_UP_OUT | Link.SCALE_UP_IN, "nic": Link.NIC_OUT | Link.NIC_IN}
+ROOT_CLASSES = (Link.ROOT_OUT, Link.ROOT_IN)
+"""PCIe roots, crossed by peer copies and by NIC traffic on the way to ports and cards."""
+
+LINKS_OF = {
+    "scale_up": Link.SCALE_UP_OUT | Link.SCALE_UP_IN,
+    "nic": Link.NIC_OUT | Link.NIC_IN,
+    "pcie": Link.SCALE_UP_OUT | Link.SCALE_UP_IN | Link.ROOT_OUT | Link.ROOT_IN,
+    "pcie_nic": Link.NIC_OUT | Link.NIC_IN | Link.ROOT_OUT | Link.ROOT_IN,
+}
+"""Links that a transfer loads, by what :class:`~simtrain.cost.collective.Transfer` calls its bottleneck."""
+
+OUTWARD = Link.SCALE_UP_OUT | Link.NIC_OUT | Link.ROOT_OUT
+"""Links that leave a rank."""
 
 
 @dataclass(slots=True)
@@ -128,6 +142,11 @@ class Template:
     def flops(self) -> float:
         """Work of all operations. [FLOP]"""
         return sum(op.flops for op in self.ops)
+
+    @property
+    def alone(self) -> float:
+        """Duration of all operations one after another, without other traffic. [s]"""
+        return sum(op.seconds + (op.nbytes / op.rate if op.nbytes else 0.0) for op in self.ops)
 
     def sent(self, axis: str) -> float:
         """Bytes this rank sends along one axis. [B]"""

@@ -34,6 +34,8 @@ class GemmCurve(Spec):
     """Rate of a grouped kernel (one GEMM per expert) over a dense one of the same padded work."""
     misaligned: float = Field(default=0.29, gt=0, le=1)
     """Rate when a dimension is no multiple of 16 bytes, over the aligned rate; 1 where no matrix units are used."""
+    intercept: Seconds = 0.0
+    """Time of a product without work, in a fit of time over work; it takes the place of a shorter ``launch``. [s]"""
     table_overhead: Seconds = 0.0
     """Constant time per call in the table the curve was fitted to; only a comparison with that table adds it. [s]"""
     table_cast: float = Field(default=0.0, ge=0)

@@ -64,6 +64,9 @@ class Cluster(NamedSpec):
     failures: FailureModel | None = None
     degradations: tuple[Degradation, ...] = ()
     """Links that are slow or down; only ``flow`` fidelity sees them."""
+    ranks_per_accelerator: int = Field(default=1, gt=0)
+    """Consecutive ranks that time-share one processor, such as four CPU ranks on two cores: each counts as an accelerator, computes at the whole rate
+    while it computes alone, and at an equal share of it otherwise."""
 
     @property
     def num_accelerators(self) -> int:

@@ -43,7 +43,9 @@ class Pcie(Spec):
     accelerators_per_root: int = Field(default=1, gt=0)
     """Accelerators that share one root port or switch uplink."""
     shares_nic: bool = False
-    """Whether NIC traffic crosses the same root as peer copies."""
+    """Whether NIC traffic crosses the same root as peer copies, so that the two slow each other."""
+    is_peer_to_peer: bool = True
+    """Whether accelerators copy to each other directly; if not, through host memory, and all that they send crosses their root."""
 
 
 class Nic(Spec):
@@ -54,12 +56,16 @@ class Nic(Spec):
     """Nominal, per card and direction. [B/s]"""
     efficiency: float = Field(default=0.85, gt=0, le=1)
     """Large-message rate over the nominal one, measured where a source is given."""
+    ring_efficiency: float | None = Field(default=None, gt=0, le=1)
+    """The same for rings and trees where it is measured to differ from that of grouped sends; None: ``efficiency``."""
     latency: Seconds = 8e-6
     """One way between two nodes, software included. [s]"""
     launch: Seconds = 15e-6
     """Per collective call that crosses nodes. [s]"""
     half_size: Bytes = 0.0
     """Bytes sent per member at which half the rate is reached, beyond the latency terms. [B]"""
+    burst: Bytes = 0.0
+    """Bucket of a token-bucket shaper on the card: what an idle card passes at once, on top of its rate; ``fair`` only. [B]"""
 
 
 class Host(Spec):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,6 +36,8 @@ class Software(NamedSpec):
     year: int
     attention: str
     """Kernel generation (a key of the accelerator's ``kernels.attention``), or ``unfused``."""
+    is_softmax_fused: bool = True
+    """Scale, mask and softmax of unfused attention in one kernel."""
     is_norm_fused: bool = True
     """Fused layer norm; if not, each of its passes over memory is paid."""
     is_activation_fused: bool = True
@@ -76,6 +78,12 @@ class Software(NamedSpec):
     """Redundant data loaders that contend on one node."""
     collective_gap: Seconds = 0.0
     """Extra host time per blocking collective call. [s]"""
+    overlapped_gap: Seconds = 0.0
+    """Extra latency of a communication that goes on beside compute, where both need the same cores. [s]"""
+    collective_queues: int = Field(default=1, gt=0)
+    """Collectives of one communicator that the backend runs at once (gloo: two worker threads)."""
+    reduce_scatter_as: Literal["reduce_scatter", "all_reduce"] = "reduce_scatter"
+    """What the backend runs for a reduce-scatter (gloo: an all-reduce, of which each rank keeps its part)."""
     keeps_stage_outputs: bool = False
     """Whether a pipeline stage keeps the activations that it has sent until their gradient comes back."""
     vocab_gradient_bytes: float = Field(default=0.0, ge=0)

@@ -16,15 +16,27 @@ from simtrain.units import UNITS
 _TITLES = {
     "step_time": "step time", "tokens_per_s": "throughput", "tokens_per_s_per_gpu": "throughput per GPU", "tflops_per_gpu": "FLOP/s per GPU", "mfu": "MFU",
     "mfu_causal": "MFU, causal", "hfu": "HFU", "bubble_fraction": "bubble", "exposed_comm": "exposed comm.", "peak_memory": "peak memory", "num_gpus": "GPUs",
-    "usd_per_step": "price of a step", "compute": "compute", "speedup": "speed-up",
+    "usd_per_step": "price of a step", "compute": "compute", "speedup": "speed-up", "ettr": "ETTR", "mean_lost_work": "work lost per interruption",
+    "checkpoint_interval": "work between saves", "degraded_speed": "speed without a node",
+    "mean_jct": "mean JCT", "p50_jct": "median JCT", "p99_jct": "p99 JCT",
+    "mean_first_wait": "wait to first start", "restart_gpu_time": "GPU time lost in restarts", "num_jobs": "jobs", "num_dropped": "jobs left out",
+    "num_preemptions": "preemptions",
+    "rollouts_per_s": "rollouts", "running_per_server": "requests per server", "tail_time": "tail of a batch",
+    "staleness_mean": "staleness, mean", "staleness_max": "staleness, largest", "evictions_per_rollout": "evictions per rollout",
+    "generated_tokens_per_s": "generated", "trained_tokens_per_s_per_gpu": "trained per training GPU", "reward_wait": "wait for a reward worker",
 }  # fmt: skip
 CATEGORY_NAMES = {
     "forward": "forward", "backward": "backward", "recompute": "recomputation", "update": "optimizer", "compute": "compute", "tp": "exposed tp",
-    "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle",
+    "cp": "exposed cp", "ep": "exposed ep", "pp": "exposed pp", "dp": "exposed dp", "host": "host", "idle": "bubble, idle", "productive": "productive",
+    "checkpoint": "checkpoint stalls", "degraded": "degraded", "lost_work": "lost work", "detection": "detection", "restart": "restart",
+    "waiting": "waiting for nodes",
+    "decode": "decoding", "prefill": "prefill", "reprefill": "prefill again", "weight_sync": "weight sync", "reshard": "resharding",
+    "log_probs": "log-probabilities", "train": "training",
 }  # fmt: skip
 """Names of what a rank does, see :data:`simtrain.engine.categories.CATEGORIES`; ``compute`` is all of it together."""
 
-_PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction"}
+_PERCENT = {"mfu", "mfu_causal", "hfu", "bubble_fraction", "ettr", "degraded_speed", "utilisation"}
+_COUNTS = {"num_gpus", "num_jobs", "num_dropped", "num_preemptions"}
 
 
 class Scale(NamedTuple):
@@ -58,6 +70,8 @@ def metric_title(metric: str) -> str:
     """
     family, _, part = metric.partition(".")
     if part:
+        if family == "ratio":
+            return f"{metric_title(part)}, ratio"
         return {"exposed_comm": f"exposed {part}", "sent_bytes": f"sent over {part}"}.get(family, f"{_TITLES.get(family, family)} {part}")
     return _TITLES.get(metric, metric.replace("_", " "))
 
@@ -71,10 +85,10 @@ def scale(metric: str, values: Iterable[float]) -> Scale:
     ('6.34 s', '55.2 %', '18.00 GB')
     """
     largest = max((abs(v) for v in values), default=0.0)
-    if metric in _PERCENT:
+    if metric.partition(".")[0] in _PERCENT:
         return Scale(0.01, "%", 1)
     unit = unit_of(metric)
-    if metric == "num_gpus":
+    if metric in _COUNTS:
         return Scale(1.0, "", 0)
     if unit == "TFLOP/s":
         return Scale(1.0, unit, _decimals(largest))

@@ -6,12 +6,16 @@ All sizes are in inches and set by hand: what is drawn depends on the numbers al
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
-from simtrain.engine.categories import CATEGORIES, COMPUTE
+from simtrain.engine.categories import COMPUTE
 from simtrain.engine.execute import Execution
+from simtrain.engine.goodput import Goodput
+from simtrain.engine.job_outcome import JobOutcome
+from simtrain.engine.pools import RolloutRun
 from simtrain.errors import UnsupportedError
 from simtrain.report import style
 from simtrain.report.labels import (
@@ -47,6 +51,8 @@ _HEADER, _PANEL, _TICKS = 0.72, 2.8, 0.38
 """Heights of the parts of a picture; ``_TICKS`` without the lines of text below the axis. [in]"""
 _LINE = 0.15
 """Height of a line of small text. [in]"""
+_HEADLINES = 4
+"""Metrics that are drawn where nothing is published and nobody knows where the time goes."""
 _MISSING = 0.2
 """Height of the mark of a system that cannot run, of the panel's."""
 _WIDEST = 11.5
@@ -87,11 +93,48 @@ def draw_outcome(outcome: object, result: Result) -> Figure:
     raise UnsupportedError(f"{result.scenario.name}: has no picture; leave out --plot")
 
 
+@draw_outcome.register(RolloutRun)
+def _rollouts(_: RolloutRun, result: Result) -> Figure:
+    from simtrain.report.rollout_plot import draw_rollouts
+
+    return draw_rollouts(result)
+
+
 @draw_outcome.register(Execution)
 def _step(_: Execution, result: Result) -> Figure:
     from simtrain.report.step_plot import draw_result
 
     return draw_result(result)
+
+
+@draw_outcome.register(Goodput)
+def _run(_: Goodput, result: Result) -> Figure:
+    from simtrain.report.goodput_plot import draw_goodput
+
+    return draw_goodput(result)
+
+
+@draw_outcome.register(JobOutcome)
+def _jobs(_: JobOutcome, result: Result) -> Figure:
+    from simtrain.report.job_plot import draw_jobs
+
+    return draw_jobs(result)
+
+
+def plot_timelines(results: Sequence[Result], path: str) -> None:
+    """Draw the steps of several systems above each other, on one time axis.
+
+    Parameters
+    ----------
+    results
+        Of one step each.
+    path
+        Ends in ``.svg`` or ``.png``.
+    """
+    from simtrain.report.step_plot import draw_timelines
+
+    with style.styled():
+        style.save(draw_timelines(results), path)
 
 
 @dataclass(frozen=True)
@@ -152,21 +195,23 @@ def _wrapped(title: str) -> list[str]:
 def draw_comparison(comparison: Comparison) -> Figure:
     """Return the picture of a comparison; draw and save it inside :func:`simtrain.report.style.styled`."""
     grid = _Grid.of(comparison)
-    metrics = comparison.published_metrics or ["step_time"]
-    figure, axes = _panels(grid, len(metrics) + 1)
+    has_parts = any(_has_parts(row.result) for row in comparison.rows if row.result is not None)
+    metrics = comparison.published_metrics or list(comparison.headline[: 1 if has_parts else _HEADLINES])
+    figure, axes = _panels(grid, len(metrics) + has_parts)
     for ax, metric in zip(axes, metrics):
         _metric_panel(ax, grid, metric)
     if len(grid.systems) == 2:
         _speedups(axes[0], grid, comparison)
     lines = [0] * len(axes)
-    lines[-1] = _breakdown_panel(axes[-1], grid)
+    if has_parts:
+        lines[-1] = _breakdown_panel(axes[-1], grid)
     lines[0] = _systems_legend(axes[0], grid, is_published=bool(comparison.published_metrics))
     style.raise_titles(axes, lines)
     names = [grid.titles[name] for name in grid.systems]
     published = source_of(comparison)
     style.header(
         figure, " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names),
-        [grid.common, f"published values: {published}" if published else "predicted, one step"],
+        [grid.common, f"published values: {published}" if published else "predicted"],
     )  # fmt: skip
     return figure
 
@@ -208,7 +253,7 @@ def _prepare(ax: Axes, grid: _Grid, title: str, unit: str) -> None:
 
 def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
     """Draw predicted bars, hollow marks where a value is published, and the error above."""
-    values = [row.result.metrics[metric] for row in grid.rows.values() if row.result is not None and metric in row.result.metrics]
+    values = [row.metrics[metric] for row in grid.rows.values() if metric in row.metrics]
     published = [value for row in grid.rows.values() if (value := published_value(row, metric)) is not None]
     unit = scale(metric, [*values, *published])
     _prepare(ax, grid, metric_title(metric), unit.unit)
@@ -218,15 +263,15 @@ def _metric_panel(ax: Axes, grid: _Grid, metric: str) -> None:
         x = grid.place(case, system)
         if row.result is None:
             _cannot_run(ax, x, grid.bar, infeasible_mark(row))
-        elif metric in row.result.metrics:
-            ax.bar(x, row.result.metrics[metric] / unit.size, grid.bar * 0.9, color=grid.colours[system], linewidth=0)
+        elif metric in row.metrics:
+            ax.bar(x, row.metrics[metric] / unit.size, grid.bar * 0.9, color=grid.colours[system], linewidth=0)
         _value_label(ax, grid, row, metric, unit)
 
 
 def _value_label(ax: Axes, grid: _Grid, row: Row, metric: str, unit: Scale) -> None:
     """Mark the published value and write the error above both; without one, write the predicted value."""
     x = grid.place(row.case, row.system)
-    predicted = row.result.metrics.get(metric) if row.result is not None else None
+    predicted = row.metrics.get(metric)
     published, error = published_value(row, metric), error_of(row, metric)
     if published is not None:
         ax.plot(x, published / unit.size, "D", ms=6.5, mfc=style.PAPER, mec=style.INK, mew=1.3, clip_on=False, zorder=4)
@@ -285,7 +330,7 @@ def _breakdown_panel(ax: Axes, grid: _Grid) -> int:
             seconds.text(row.result.metrics["step_time"]), (x, heights[case, system]), (0, 3), textcoords="offset points", ha="center", va="bottom",
             fontsize=7.5, color=style.QUIET,
         )  # fmt: skip
-    return style.legend(ax, [style.patch(style.CATEGORIES[c], CATEGORY_NAMES[c]) for c in ("compute", *CATEGORIES) if c in used])
+    return style.legend(ax, [style.patch(style.CATEGORIES[c], CATEGORY_NAMES[c]) for c in CATEGORY_NAMES if c in used])
 
 
 def _references(grid: _Grid) -> dict[str, float]:
@@ -303,6 +348,11 @@ def _reference_title(grid: _Grid) -> str:
     names = {row.system for row in grid.rows.values() if row.is_baseline}
     runs = all(row.result is not None for row in grid.rows.values() if row.is_baseline)
     return grid.titles[names.pop()] if len(names) == 1 and runs else ""
+
+
+def _has_parts(result: Result) -> bool:
+    """Tell whether it is known where the time goes."""
+    return isinstance(result.outcome, Execution) or any(name.startswith("time.") for name in result.metrics)
 
 
 def _shares(result: Result) -> dict[str, float]:

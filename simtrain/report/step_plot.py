@@ -30,6 +30,8 @@ _WIDTH, _LEFT, _RIGHT = 11.5, 1.25, 0.3
 """[in]"""
 _HEADER, _TITLE, _AXIS, _BAR, _LINE = 0.86, 0.36, 0.52, 0.34, 0.155
 """Heights of the header with the legend, of a panel's title, of a time axis, of a bar, and of a line of the list below a bar. [in]"""
+_COMPARED, _COMPARED_ROW = 8, 0.3
+"""Stages of each system when several stand above each other, and their height. [in]"""
 _SHOWN = 16
 """Stages drawn; of more, these are taken at equal distances."""
 _ZOOM, _TASKS = 0.15, 80
@@ -76,6 +78,31 @@ def draw_result(result: Result) -> Figure:
     half = (_WIDTH - 0.3 - _RIGHT - 0.5) / 2
     _time_bar(_place(figure, 0.3, top, half, _BAR), parts)
     _memory_bar(_place(figure, 0.8 + half, top, half, _BAR), result)
+    return figure
+
+
+def draw_timelines(results: Sequence[Result]) -> Figure:
+    """Return the steps of several systems above each other, with one scale of time; draw and save it inside :func:`simtrain.report.style.styled`."""
+    from matplotlib.figure import Figure
+
+    timelines = [expand(result.execution) for result in results]
+    ranks = [_shown(timeline.graph)[:: max(1, -(-len(_shown(timeline.graph)) // _COMPARED))] for timeline in timelines]
+    end = max(timeline.trace.makespan for timeline in timelines)
+    unit = scale("step_time", [end])
+    height = _HEADER + sum(_TITLE + _COMPARED_ROW * len(own) + 0.2 for own in ranks) + 0.3
+    figure = Figure(figsize=(_WIDTH, height))
+    first = results[0].scenario
+    style.header(figure, "Steps above each other", [first.workload.name, f"{first.cluster.num_accelerators:,} x {first.cluster.node.accelerator.name}"])
+    top = height - _HEADER
+    for place, (result, timeline, own) in enumerate(zip(results, timelines, ranks, strict=True)):
+        top -= _TITLE + _COMPARED_ROW * len(own)
+        took = timeline.trace.makespan
+        against = f", {end / took:.2f} x as fast as the slowest" if took < end else ""
+        window = _Window(end, _COMPARED_ROW, f"{system_title(result.scenario.system)}: {unit.text(took)}{against}", is_labelled=False)
+        ax = _place(figure, _LEFT, top, _WIDTH - _LEFT - _RIGHT, _COMPARED_ROW * len(own))
+        _timeline_panel(ax, timeline, own, window, is_last=place == len(results) - 1, has_legend=place == 0)
+        ax.axvline(took / unit.size, color=style.INK, linewidth=1.2)
+        top -= 0.2
     return figure
 
 
@@ -128,7 +155,9 @@ def _used(timeline: Timeline) -> list[str]:
 # -- stages over time ----------------------------------------------------------------------------------------
 
 
-def _timeline_panel(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window) -> None:
+def _timeline_panel(
+    ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window, *, is_last: bool = True, has_legend: bool = True
+) -> None:
     unit = scale("step_time", [window.end])
     image = np.concatenate([_row(timeline, rank, window.end) for rank in ranks])
     ax.imshow(image, extent=(0, window.end / unit.size, len(ranks), 0), aspect="auto", interpolation="none")
@@ -139,12 +168,15 @@ def _timeline_panel(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: 
     ax.set_xlim(0, window.end / unit.size)
     ax.set_ylim(len(ranks), 0)
     ax.spines["left"].set_visible(False)
-    ax.text(1.0, -0.27 / style.inches(ax)[1], f"time [{unit.unit}]", transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=style.QUIET)
+    if not is_last:
+        ax.set_xticklabels([])
+    else:
+        ax.text(1.0, -0.27 / style.inches(ax)[1], f"time [{unit.unit}]", transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=style.QUIET)
     if window.is_labelled:
         is_numbered = _number_tasks(ax, timeline, ranks, window, unit.size)
         note = "thin line: communication in progress, hidden or not" + (";  numbers: microbatch" if is_numbered else "")
         ax.text(0.0, -0.27 / style.inches(ax)[1], note, transform=ax.transAxes, ha="left", va="top", fontsize=7.5, color=style.QUIET)
-    else:
+    elif has_legend:
         _legend(ax, timeline)
 
 
@@ -173,11 +205,11 @@ def _row(timeline: Timeline, rank: int, end: float) -> Image:
 def _fill(seconds: Floats, pixels: int, idle: str = style.CATEGORIES["idle"]) -> Image:
     """Fill each column from below in proportion to the seconds of each category."""
     colours = [idle if c == "idle" else style.CATEGORIES[c] for c in CATEGORIES]
-    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], np.uint8)
+    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in [*colours, style.PAPER]], np.uint8)
     reached = np.cumsum(seconds, axis=0)
     level = (np.arange(pixels)[::-1] + 0.5) / pixels
     which = (reached[None] < level[:, None, None] * reached[-1]).sum(axis=1)
-    return palette[np.minimum(which, len(CATEGORIES) - 1)]
+    return palette[np.where(reached[-1] > 0, np.minimum(which, len(CATEGORIES) - 1), len(CATEGORIES))]  # beyond the end of the step: paper
 
 
 def _number_tasks(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window, unit: float) -> bool:

@@ -150,7 +150,7 @@ def _x_positions(plot: Plot, values: Sequence[Scalar]) -> list[float]:
 def _legend(ax: Axes, title: str) -> None:
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
-        handles, [textwrap.fill(label, 24) for label in labels], title=textwrap.fill(title, 28), title_fontsize=9, alignment="left", loc="upper left",
+        handles, [textwrap.fill(label, 21) for label in labels], title=textwrap.fill(title, 28), title_fontsize=9, alignment="left", loc="upper left",
         bbox_to_anchor=(1.02, 1.02), borderaxespad=0,
     )  # fmt: skip
 

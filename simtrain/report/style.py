@@ -31,8 +31,31 @@ _BASELINE = "#9AA3AE"
 SYSTEMS: dict[str, str] = {
     "dense/megatron_lm": _BASELINE,
     "dense/megascale": _MUTED[0],
+    "resilience/synchronous_restart": "#5F6B7A",
+    "resilience/llama3": _MUTED[9],
+    "resilience/byterobust": _MUTED[4],
+    "resilience/torchft": _MUTED[7],
+    "resilience/recycle": _MUTED[8],
+    "resilience/elaswave": _MUTED[6],
     "long_context/ring_self_attention": _MUTED[3],
     "long_context/ulysses": _MUTED[1],
+    "scheduling/fifo": _BASELINE,
+    "scheduling/fifo_skip": _MUTED[7],
+    "scheduling/easy": _MUTED[0],
+    "scheduling/conservative": _MUTED[5],
+    "scheduling/sjf": _MUTED[1],
+    "scheduling/srtf": _MUTED[3],
+    "scheduling/tiresias": _MUTED[2],
+    "scheduling/priority_guard": _MUTED[4],
+    "scheduling/consolidated": _MUTED[8],
+    "rl/verl": "#BBBBBB",
+    "rl/areal": _MUTED[6],
+    "rl/areal_sync": _MUTED[7],
+    "rl/one_step_off_policy": _MUTED[9],
+    "moe/deepspeed_moe": _BASELINE,
+    "moe/tutel": _MUTED[5],
+    "moe/pipemoe_lina": _MUTED[7],
+    "moe/fsmoe": _MUTED[2],
 }
 """Colours of shipped systems. One that is not listed takes a place in the palette by its name."""
 
@@ -40,8 +63,12 @@ CATEGORIES = {
     "forward": "#56B4E9", "backward": "#0072B2", "recompute": "#7A5195", "update": "#3B3B3B", "compute": "#2D8CC4",
     "tp": "#E69F00", "cp": "#F0E442", "ep": "#CC79A7", "pp": "#009E73", "dp": "#D55E00",
     "host": "#A6845C", "idle": "#E9ECEF",
+    "productive": "#0072B2", "checkpoint": "#56B4E9", "degraded": "#F0E442", "lost_work": "#D55E00", "detection": "#CC79A7", "restart": "#E69F00",
+    "waiting": "#A6845C",
+    "decode": "#56B4E9", "prefill": "#009E73", "reprefill": "#F0E442", "log_probs": "#7A5195", "train": "#0072B2", "weight_sync": "#D55E00",
+    "reshard": "#CC79A7",
 }  # fmt: skip
-"""Colours of what a rank does."""
+"""Colours of what a rank does, and of what a run with failures does."""
 
 MEMORY = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#A6845C", "#F0E442", "#999933")
 """Colours of the parts of memory, in the order of the parts."""

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from simtrain.engine.confidence import paired_difference
 from simtrain.engine.execute import Execution
+from simtrain.engine.goodput import Goodput
 from simtrain.report.labels import (
     CATEGORY_NAMES,
     Scale,
@@ -135,7 +137,7 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(f"[bold]{_escape(comparison.title)}[/bold]" + (f", published: {_escape(source_of(comparison))}" if source_of(comparison) else ""))
     for table in _comparison_tables(comparison):
         console.print(table)
-    for line in (*_speedup_lines(comparison), *_accuracy_lines(comparison), *_infeasible_lines(comparison)):
+    for line in (*_speedup_lines(comparison), *_paired_lines(comparison), *_accuracy_lines(comparison), *_infeasible_lines(comparison)):
         console.print(line)
 
 
@@ -166,9 +168,15 @@ def _metrics_table(result: Result) -> Table:
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     for metric, value in result.metrics.items():
-        if not metric.startswith(("exposed_comm", "bubble", "compute", "time.")):
-            table.add_row(metric_title(metric), scale(metric, [value]).text(value))
+        if not metric.startswith(("exposed_comm", "bubble", "compute", "time.")) and not metric.endswith((".low", ".high")):
+            table.add_row(metric_title(metric), _with_interval(metric, value, result.metrics))
     return table
+
+
+def _with_interval(metric: str, value: float, metrics: Mapping[str, float]) -> str:
+    """Write a metric, and between which values its mean lies with 95 % confidence where runs under several seeds tell."""
+    unit, ends = scale(metric, [value]), [metrics.get(f"{metric}.{end}") for end in ("low", "high")]
+    return " ".join([unit.text(value), *(f"({unit.number(low)} to {unit.number(high)})" for low, high in [ends] if low is not None and high is not None)])
 
 
 def _time_table(result: Result) -> Table:
@@ -242,7 +250,7 @@ def _comparison_tables(comparison: Comparison) -> list[Table]:
     """Return one table, or more where many metrics are published; the first also shows exposed communication and bubble."""
     published = comparison.published_metrics
     if not published:
-        return [_comparison_table(comparison, [], ["step_time", "tokens_per_s", "mfu", "peak_memory", "exposed_comm", "bubble_fraction"])]
+        return [_comparison_table(comparison, [], comparison.headline)]
     batches = [published[i : i + _TRIPLES] for i in range(0, len(published), _TRIPLES)]
     extra = ["exposed_comm", "bubble_fraction"]
     return [_comparison_table(comparison, batch, extra if i == 0 else []) for i, batch in enumerate(batches)]
@@ -270,7 +278,7 @@ def _comparison_table(comparison: Comparison, triples: Sequence[str], singles: S
 
 
 def _values(comparison: Comparison, metric: str) -> list[float]:
-    predicted = [row.result.metrics[metric] for row in comparison.rows if row.result is not None and metric in row.result.metrics]
+    predicted = [row.metrics[metric] for row in comparison.rows if metric in row.metrics]
     return predicted + [value for row in comparison.rows if (value := published_value(row, metric)) is not None]
 
 
@@ -285,7 +293,7 @@ def _heading(metric: str, unit: Scale) -> str:
 def _predicted(row: Row, metric: str, unit: Scale) -> str:
     if row.result is None:
         return f"[red]{infeasible_mark(row)}[/red]"
-    return unit.number(row.result.metrics[metric]) if metric in row.result.metrics else _NONE
+    return unit.number(row.metrics[metric]) if metric in row.metrics else _NONE
 
 
 def _triple(comparison: Comparison, row: Row, metric: str, unit: Scale) -> list[str]:
@@ -299,8 +307,8 @@ def _triple(comparison: Comparison, row: Row, metric: str, unit: Scale) -> list[
 
 
 def _speedup_lines(comparison: Comparison) -> Iterable[str]:
-    """Yield, for each set-up and system, how much shorter its step is than the baseline's."""
-    titles = system_titles(comparison)
+    """Yield, for each set-up and system, how much shorter its step (or what else its kind shows first) is than the baseline's."""
+    titles, time = system_titles(comparison), comparison.headline[0]
     cases = list(dict.fromkeys(row.case for row in comparison.rows))
     widest = max((len(case) for case in cases), default=0)
     for case in cases:
@@ -309,10 +317,27 @@ def _speedup_lines(comparison: Comparison) -> Iterable[str]:
         for row in rows:
             if baseline is None or row.is_baseline or row.result is None or baseline.result is None:
                 continue
-            predicted = baseline.result.metrics["step_time"] / row.result.metrics["step_time"]
-            times = [r.published.get("step_time") for r in (baseline, row)]
+            predicted = baseline.result.metrics[time] / row.result.metrics[time]
+            times = [r.published.get(time) for r in (baseline, row)]
             published = f", published {times[0] / times[1]:.2f}x" if times[0] and times[1] else ""
             yield f"{_escape(case):<{widest}}  {_escape(titles[row.system])} over {_escape(titles[baseline.system])}: {predicted:.2f}x{published}"
+
+
+def _paired_lines(comparison: Comparison) -> Iterable[str]:
+    """Yield, for runs with failures, the difference to the baseline seed by seed: both have met the same failures."""
+    titles = system_titles(comparison)
+    for row in comparison.rows:
+        theirs = next((r for r in comparison.rows if r.case == row.case and r.is_baseline), None)
+        ends = [r.result.outcome if r is not None and r.result is not None else None for r in (row, theirs)]
+        if row.is_baseline or theirs is None or not all(isinstance(end, Goodput) and len(end.records) > 1 for end in ends):
+            continue
+        ours, base = cast("list[Goodput]", ends)
+        found = paired_difference(ours.values("ettr"), base.values("ettr"))
+        mean, low, high = (f"{100 * value:+.2f}" for value in found)
+        yield (
+            f"{_escape(row.case)}  {_escape(titles[row.system])} minus {_escape(titles[theirs.system])}: ETTR {mean} points ({low} to {high}, "
+            f"95 % over {len(ours.records)} seeds with the same failures)"
+        )
 
 
 def _accuracy_lines(comparison: Comparison) -> Iterable[str]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from simtrain import units
 from simtrain.hardware import Accelerator, Cluster, Node
 from simtrain.model import Transformer
+from simtrain.study.suite import Suite
 from simtrain.systems import registry
-from simtrain.workload import Pretraining
+from simtrain.workload import JobTrace, Pretraining, Rollouts
 
 Record = dict[str, str | int | float]
 
@@ -19,7 +20,7 @@ def catalogue(kind: str) -> list[Record]:
     Parameters
     ----------
     kind
-        ``systems``, ``clusters``, ``nodes``, ``accelerators``, ``models`` or ``workloads``.
+        ``systems``, ``clusters``, ``nodes``, ``accelerators``, ``models``, ``workloads``, ``traces`` (of jobs) or ``suites``.
     """
     return _KINDS[kind]()
 
@@ -78,12 +79,30 @@ def _models() -> list[Record]:
 
 
 def _workloads() -> list[Record]:
+    steps = [(w, "pretraining", w.seq_len, w.global_batch_size) for w in map(Pretraining.load, Pretraining.names())]
+    rollouts = [(w, "rollouts", w.prompt_len + w.response.cap, w.batch_size) for w in map(Rollouts.load, Rollouts.names())]
     return [
-        {"name": w.name, "model": w.model.name, "seq_len": w.seq_len, "global_batch_size": w.global_batch_size, "dtype": w.dtype, "description": w.description}
-        for w in map(Pretraining.load, Pretraining.names())
+        {"name": w.name, "kind": kind, "model": w.model.name, "seq_len": seq_len, "batch_size": batch, "dtype": w.dtype, "description": w.description}
+        for w, kind, seq_len, batch in sorted([*steps, *rollouts], key=lambda row: row[0].name)
+    ]
+
+
+def _traces() -> list[Record]:
+    records: list[Record] = []
+    for trace in map(JobTrace.load, JobTrace.names()):
+        jobs = trace.jobs(seed=0)
+        records.append({"name": trace.name, "jobs": len(jobs), "widest": max(job.gpus for job in jobs), "description": trace.description})
+    return records
+
+
+def _suites() -> list[Record]:
+    return [
+        {"name": s.name, "cases": len(s.cases), "budget": units.show(s.budget, "time"), "under test": s.system, "description": s.description}
+        for s in map(Suite.load, Suite.names())
     ]
 
 
 _KINDS: dict[str, Callable[[], list[Record]]] = {
     "systems": _systems, "clusters": _clusters, "nodes": _nodes, "accelerators": _accelerators, "models": _models, "workloads": _workloads,
+    "traces": _traces, "suites": _suites,
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,19 @@ class Row:
     """Published value by metric."""
     infeasible: str = ""
     """Why it cannot run; empty when it did."""
+    ratios: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Metrics ``ratio.METRIC``: over the baseline in the same set-up, or over the set-up that the case names."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every metric, ratios included; empty when it did not run."""
+        return {**self.result.metrics, **self.ratios} if self.result is not None else {}
 
     def error(self, metric: str) -> float | None:
         """Return predicted over published minus one; None where either is missing."""
         if self.result is None or not math.isfinite(self.published.get(metric, math.inf)):
             return None
-        return self.result.metrics[metric] / self.published[metric] - 1
+        return self.metrics[metric] / self.published[metric] - 1 if metric in self.metrics else None
 
 
 @dataclass(frozen=True)
@@ -54,28 +61,34 @@ class Comparison:
         """Metrics for which some row has a published value, in the order of the claims."""
         return list(dict.fromkeys(metric for row in self.rows for metric in row.published))
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Metrics that systems of this kind show first."""
+        return next((row.result.scenario.system.headline for row in self.rows if row.result), System.headline)
+
     def table(self) -> pd.DataFrame:
         """Return one tidy row per case, system and metric: predicted, published, error, speed-up over the baseline."""
         import pandas as pd
 
         records = [
             {
-                "case": row.case, "system": row.system, "metric": metric, "predicted": row.result.metrics[metric] if row.result else None,
+                "case": row.case, "system": row.system, "metric": metric, "predicted": row.metrics.get(metric),
                 "published": row.published.get(metric), "error": row.error(metric), "note": row.infeasible,
             }
             for row in self.rows
-            for metric in (row.result.metrics if row.result else ["step_time"])
+            for metric in (row.metrics or self.headline[:1])
         ]  # fmt: skip
         return pd.DataFrame(records)
 
     def speedup(self, case: str) -> tuple[float | None, float | None]:
-        """Return predicted and published step-time ratio of baseline over the last system in one set-up."""
+        """Return predicted and published ratio of the first headline metric, such as step time, of baseline over the last system in one set-up."""
         rows = [row for row in self.rows if row.case == case]
         theirs, ours = next((row for row in rows if row.is_baseline), None), rows[-1]
         if theirs is None or ours.is_baseline:
             return None, None
-        predicted = theirs.result.metrics["step_time"] / ours.result.metrics["step_time"] if ours.result and theirs.result else None
-        times = [row.published.get("step_time") for row in (theirs, ours)]
+        time = self.headline[0]
+        predicted = theirs.result.metrics[time] / ours.result.metrics[time] if ours.result and theirs.result else None
+        times = [row.published.get(time) for row in (theirs, ours)]
         return predicted, times[0] / times[1] if times[0] and times[1] else None
 
     def mean_absolute_error(self, metric: str) -> float | None:
@@ -97,6 +110,7 @@ def compare(
     fidelity: str = "fair",
     engine: str = "auto",
     seed: int = 0,
+    seeds: int = 1,
     group: str = "",
     progress: Progress | None = None,
 ) -> Comparison:
@@ -110,7 +124,7 @@ def compare(
         One set-up for all. Without both, the set-ups that the first system's paper publishes.
     settings
         Dotted keys applied to every run.
-    fidelity, engine, seed
+    fidelity, engine, seed, seeds
         As in :func:`simtrain.run`.
     group
         Part of the paper whose set-ups are taken; the first by default.
@@ -127,7 +141,7 @@ def compare(
     if len(classes) == 1 and classes[0].baseline is not None:
         classes = [classes[0].baseline, classes[0]]
     cases = _cases(classes, workload, cluster, group)
-    options = {"fidelity": fidelity, "engine": engine, "seed": seed}
+    options = {"fidelity": fidelity, "engine": engine, "seed": seed, "seeds": seeds}
     rows: list[Row] = []
     for case in cases:
         for cls in classes:
@@ -136,6 +150,7 @@ def compare(
             if progress:
                 progress(f"{name_of(cls)}: {case.name}")
             rows.append(_row(cls, classes[-1], case, settings or {}, options))
+    rows = [_with_ratios(row, cases, rows) for row in rows]
     return Comparison(tuple(rows), f"{classes[-1].__name__} and {', '.join(c.__name__ for c in classes[:-1])}" if len(classes) > 1 else classes[0].__name__)
 
 
@@ -169,6 +184,17 @@ def _row(cls: type[System], main: type[System], case: Case, settings: Mapping[st
         if best is None or result.metrics[cls.objective] > best.metrics[cls.objective]:
             best = result
     return Row(case.name, name_of(cls), is_baseline, best, published, "" if best else reason)
+
+
+def _with_ratios(row: Row, cases: Sequence[Case], rows: Sequence[Row]) -> Row:
+    """Add the ratios for which a value is published."""
+    over = next(case.over for case in cases if case.name == row.case)
+    wanted = [metric for metric in row.published if metric.startswith("ratio.")]
+    reference = next((r for r in rows if (r.case == over and not r.is_baseline if over else r.case == row.case and r.is_baseline)), None)
+    if not wanted or row.result is None or reference is None or reference.result is None:
+        return row
+    theirs = reference.result.metrics
+    return replace(row, ratios={m: row.result.metrics[name] / theirs[name] for m in wanted for name in [m.removeprefix("ratio.")]})
 
 
 def _choices(search: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:

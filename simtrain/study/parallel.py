@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
 from typing import Any, TypeVar, cast
 
 from simtrain.errors import InputError, SimtrainError
@@ -24,8 +23,6 @@ AHEAD = 4
 """Messages handed out per worker before results come back: enough to keep it busy, few enough to stop soon."""
 LONGEST_MESSAGE = 16
 """Runs in one message to a worker, at most."""
-WATCH_INTERVAL = 0.2
-"""Between two looks of a worker at whether it should still be there. [s]"""
 
 
 def map_runs(
@@ -80,14 +77,15 @@ def as_finished(
             yield index, _named(run, task, name)
         return
     context = multiprocessing.get_context("fork")  # what the run refers to is there as it is here, however it was imported
-    stop = context.Event()
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(run, name, stop, os.getpid()))
+    lifeline = os.pipe()
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(run, name, *lifeline))
     try:
         yield from _collect(pool, tasks, count, name)
         pool.shutdown()
     finally:
-        stop.set()
+        os.close(lifeline[1])
         pool.shutdown(cancel_futures=True)
+        os.close(lifeline[0])
 
 
 def _collect(pool: ProcessPoolExecutor, tasks: Sequence[T], workers: int, name: Callable[[T], str]) -> Iterator[tuple[int, Any]]:
@@ -113,7 +111,7 @@ def _collect(pool: ProcessPoolExecutor, tasks: Sequence[T], workers: int, name: 
 
 
 def _killed(messages: list[list[tuple[int, T]]], name: Callable[[T], str]) -> str:
-    names = [name(task) for message in messages for _, task in message]
+    names = [name(task) for _, task in sorted((entry for message in messages for entry in message), key=lambda entry: entry[0])]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return f"a worker process was killed, perhaps for want of memory, while these were under way: {shown}; use fewer workers"
 
@@ -135,17 +133,17 @@ _worker: tuple[Callable[[Any], Any], Callable[[Any], str]] | None = None
 """What this process runs, and how it names tasks."""
 
 
-def _start_worker(run: Callable[[Any], Any], name: Callable[[Any], str], stop: Event, parent: int) -> None:
+def _start_worker(run: Callable[[Any], Any], name: Callable[[Any], str], end: int, other_end: int) -> None:
     global _worker  # noqa: PLW0603 - a worker process has one thing to run
     _worker = (run, name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal interrupts all processes; the parent decides
-    threading.Thread(target=_watch, args=(stop, parent), daemon=True).start()
+    os.close(other_end)
+    threading.Thread(target=_watch, args=(end,), daemon=True).start()
 
 
-def _watch(stop: Event, parent: int) -> None:
-    """End this process in the middle of a run when it is told to, or when the parent is gone without a word."""
-    while not stop.wait(WATCH_INTERVAL) and os.getppid() == parent:
-        pass
+def _watch(end: int) -> None:
+    """End this process in the middle of a run when the parent lets go of its end of the pipe: on purpose, or because it was killed."""
+    os.read(end, 1)
     os._exit(0)
 
 

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 UNITS = {
     "step_time": "s", "tokens_per_s": "tokens/s", "tokens_per_s_per_gpu": "tokens/s", "tflops_per_gpu": "TFLOP/s", "mfu": "1", "mfu_causal": "1",
     "hfu": "1", "bubble_fraction": "1", "compute": "s", "exposed_comm": "s", "peak_memory": "B", "num_gpus": "1", "usd_per_step": "USD",
+    "time": "s", "ettr": "1", "interruptions": "1", "mean_lost_work": "s", "checkpoint_interval": "s", "degraded_speed": "1",
+    "mean_jct": "s", "p50_jct": "s", "p99_jct": "s", "mean_first_wait": "s", "makespan": "s", "utilisation": "1", "num_jobs": "1", "num_dropped": "1",
+    "num_preemptions": "1", "restart_gpu_time": "s",
+    "rollouts_per_s": "1/s", "running_per_server": "1", "tail_time": "s", "staleness_mean": "1", "staleness_max": "1",
+    "evictions_per_rollout": "1", "generated_tokens_per_s": "tokens/s", "trained_tokens_per_s_per_gpu": "tokens/s", "reward_wait": "s",
 }  # fmt: skip
 """Unit of each metric; metrics by axis or part carry their family's unit."""
 
@@ -117,4 +122,4 @@ class Result:
 def unit_of(metric: str) -> str:
     """Return the unit of a metric."""
     family = metric.split(".", maxsplit=1)[0]
-    return "B" if family == "sent_bytes" else UNITS[family]
+    return "B" if family == "sent_bytes" else "1" if family == "ratio" else UNITS[family]

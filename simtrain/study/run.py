@@ -27,6 +27,7 @@ def run(
     engine: str = "auto",
     unfold: Sequence[str] = (),
     seed: int = 0,
+    seeds: int = 1,
 ) -> Result:
     """Simulate a system: one step, or a run, by its kind.
 
@@ -44,6 +45,8 @@ def run(
         Mesh axes whose ranks are all executed.
     seed
         Of all random streams; nothing in a static step is random.
+    seeds
+        Runs, under this many seeds from ``seed`` on, for systems that heed it: means come with their intervals.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def run(
     >>> 10 < result.metrics["step_time"] < 100
     True
     """
-    return run_scenario(_scenario(system, workload, cluster, settings or {}), fidelity=fidelity, engine=engine, unfold=unfold, seed=seed)
+    return run_scenario(_scenario(system, workload, cluster, settings or {}), fidelity=fidelity, engine=engine, unfold=unfold, seed=seed, seeds=seeds)
 
 
 def _scenario(system: str | type[System] | System, workload: str | NamedSpec | None, cluster: str | Cluster | None, settings: Mapping[str, Any]) -> Scenario:
@@ -75,28 +78,30 @@ def _scenario(system: str | type[System] | System, workload: str | NamedSpec | N
 
 
 def run_scenario(
-    s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0, reuse: Reuse | None = None
+    s: Scenario, *, fidelity: str = "fair", engine: str = "auto", unfold: Sequence[str] = (), seed: int = 0, seeds: int = 1, reuse: Reuse | None = None
 ) -> Result:
     """Simulate a resolved scenario; see :func:`run`. What runs before have left in ``reuse`` changes no result."""
     if fidelity not in STEP_FIDELITIES:
         raise InputError(f"fidelity {fidelity!r} is unknown; allowed: {', '.join(STEP_FIDELITIES)}")
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown; allowed: {', '.join(ENGINES)}")
-    options = Options(fidelity, engine, tuple(sorted(unfold)), seed)
+    if seeds < 1:
+        raise InputError(f"seeds {seeds}: at least 1 is needed")
+    options = Options(fidelity, engine, tuple(sorted(unfold)), seed, seeds)
     _check_heeded(s.system, options)
     if isinstance(s.system, StepSystem):
         outcome = s.system.simulate(s.workload, s.cluster, options, reuse)
     else:
         outcome = s.system.simulate(s.workload, s.cluster, options)
-    used = {"fidelity": fidelity, "unfold": sorted(unfold), "seed": seed}
+    used = {"fidelity": fidelity, "unfold": sorted(unfold), "seed": seed, "seeds": seeds}
     return Result(s, outcome, {"engine": outcome.engine} | {name: used[name] for name in used if name in s.system.heeds})
 
 
 def _check_heeded(system: System, options: Options) -> None:
     """Refuse what would have no effect."""
-    name, plain = name_of(type(system)), Options()
-    for option in ("fidelity", "unfold", "seed"):
+    plain = Options()
+    for option in ("fidelity", "unfold", "seed", "seeds"):
         if option not in system.heeds and getattr(options, option) != getattr(plain, option):
-            raise UnsupportedError(f"{name}: --{option} has no effect on systems of its kind; leave it out")
+            raise UnsupportedError(f"{name_of(type(system))}: --{option} has no effect on systems of its kind; leave it out")
     if options.engine not in system.engines:
-        raise UnsupportedError(f"{name}: cannot use engine {options.engine!r}; allowed: {', '.join(system.engines)}")
+        raise UnsupportedError(f"{name_of(type(system))}: cannot use engine {options.engine!r}; allowed: {', '.join(system.engines)}")

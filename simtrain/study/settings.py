@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from simtrain import spec
 from simtrain.errors import InputError, did_you_mean
-from simtrain.hardware import Cluster, Software
+from simtrain.hardware import Cluster
 from simtrain.systems.base import System
 from simtrain.systems.registry import find, name_of
 
@@ -130,12 +130,15 @@ def _knows(cls: type[spec.Spec], key: str) -> bool:
 
 def build_system(cls: type[System], given: System | None, values: Mapping[str, Any], name: str) -> System:
     """Build the system from its defaults, or from a given one, with some values replaced."""
-    data: dict[str, Any] = given.model_dump() if given is not None else {"software": cls.model_fields["software"].default}
+    named = {name: field for name, field in cls.model_fields.items() if isinstance(field.annotation, type) and issubclass(field.annotation, spec.NamedSpec)}
+    data: dict[str, Any] = given.model_dump() if given is not None else {name: field.default for name, field in named.items()}
     rest = dict(values)
-    if isinstance(rest.get("software"), str):
-        data["software"] = rest.pop("software")
-    if isinstance(data["software"], str):
-        data["software"] = _named(lambda: spec.resolve(Software, data["software"]), "--set software: ")
+    for part, field in named.items():
+        if isinstance(rest.get(part), str):
+            data[part] = rest.pop(part)
+        if isinstance(data[part], str):
+            kind = cast("type[spec.NamedSpec]", field.annotation)
+            data[part] = _named(lambda kind=kind, part=part: spec.resolve(kind, data[part]), f"--set {part}: ")
     _replace(cls, data, rest)
     return spec.validate(cls, data, name)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from simtrain import spec
 from simtrain.errors import InputError
 from simtrain.hardware import Cluster
+from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 from simtrain.study.run import run_scenario
 from simtrain.study.settings import Scenario
@@ -47,18 +48,51 @@ def load_results(path: str | Path) -> list[Stored]:
     return [_again(label, record, str(path)) for label, record in records]
 
 
+def load_comparison(path: str | Path) -> Comparison | None:
+    """Read a comparison and run its results again; None if the file holds a single result.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_results`.
+    """
+    data = _read(Path(path))
+    if not _is_comparison(data):
+        return None
+    rows = [
+        Row(
+            str(row["case"]), str(row["system"]), bool(row["is_baseline"]), _again("", row["result"], str(path)).result if row["result"] else None,
+            {str(k): float(v) for k, v in row["published"].items()}, str(row["infeasible"]),
+        )
+        for row in data
+    ]  # fmt: skip
+    names = dict.fromkeys(type(row.result.scenario.system).__name__ if row.result else row.system for row in rows)
+    return Comparison(tuple(rows), " and ".join(names))
+
+
+def _is_comparison(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and all(isinstance(row, dict) and _ROW <= row.keys() for row in data)
+
+
+_ROW = {"case", "system", "is_baseline", "result", "published", "infeasible"}
+
+
 def _records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    data = _read(path)
+    if isinstance(data, dict) and "config" in data and "metrics" in data:
+        return [("", data)]
+    if _is_comparison(data):
+        return [(str(row.get("case", "")), row["result"]) for row in data if row["result"]]
+    raise InputError(f"{path}: holds no result; {_HOW}")
+
+
+def _read(path: Path) -> Any:
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {_HOW}") from None
     except ValueError:
         raise InputError(f"{path}: is not JSON; {_HOW}") from None
-    if isinstance(data, dict) and "config" in data and "metrics" in data:
-        return [("", data)]
-    if isinstance(data, list) and data and all(isinstance(row, dict) and "result" in row for row in data):
-        return [(str(row.get("case", "")), row["result"]) for row in data if row["result"]]
-    raise InputError(f"{path}: holds no result; {_HOW}")
 
 
 def _again(label: str, record: Mapping[str, Any], shown: str) -> Stored:

@@ -22,6 +22,8 @@ class Options:
     engine: str = "auto"
     unfold: tuple[str, ...] = ()
     seed: int = 0
+    seeds: int = 1
+    """Runs under this many seeds, from ``seed`` on."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Case:
     """Part of the paper, where it has several; ``compare`` shows the first."""
     baseline_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     """The same for the baseline."""
+    is_slow: bool = False
+    """Whether its simulation takes more than about a second, so that the default tests leave it out."""
+    over: str = ""
+    """Name of another case of the system that ratios are taken over; empty: its baseline in this one."""
 
     def settings_of(self, is_baseline: bool) -> dict[str, Any]:
         """Return all fixed settings of the system or of its baseline."""
@@ -60,7 +66,7 @@ class Claim:
     source
         Reference and place, such as ``[1] Table 2``.
     metric
-        Metric of the result that it is compared with.
+        Metric of the result that it is compared with; ``ratio.METRIC`` is that over the baseline's, or over the case that ``case.over`` names.
     case
         Set-up.
     value, baseline_value
@@ -101,6 +107,9 @@ class System(Spec):
     objective: ClassVar[str] = "tokens_per_s"
     """Metric that is largest for the best of several settings."""
 
+    headline: ClassVar[tuple[str, ...]] = ("step_time", "tokens_per_s", "mfu", "peak_memory", "exposed_comm", "bubble_fraction")
+    """Metrics that a comparison shows where nothing is published; the first, a time, also as a ratio."""
+
     baseline: ClassVar[type[System] | None] = None
     """The system that the paper compares with."""
     changes_math: ClassVar[str] = ""
@@ -112,6 +121,8 @@ class System(Spec):
     """Parameters of a small run on 32 accelerators, for the checks."""
     example_workload: ClassVar[str] = "gpt_tiny"
     """Workload of that run."""
+    example_cluster: ClassVar[str] = "dgx_a100_40gb_ib"
+    """Cluster of that run, cut to 4 nodes."""
 
     software: Software = Field(default="megatron_2023", validate_default=True)  # pyright: ignore[reportAssignmentType]
     """Training stack that runs it; a name from ``hardware/software``."""

@@ -10,29 +10,27 @@ import numpy as np
 
 from simtrain.engine.execute import Execution, execute
 from simtrain.engine.metrics import AXES
+from simtrain.engine.pools import RolloutRun
 from simtrain.engine.trace import Trace
-from simtrain.errors import InfeasibleError, SimtrainError
+from simtrain.errors import InfeasibleError
 from simtrain.graph.step import allocated_bytes
 from simtrain.hardware import Cluster
 from simtrain.spec import NamedSpec
 from simtrain.systems.base import Options, System
+from simtrain.systems.job_laws import job_laws
+from simtrain.systems.job_scheduling import JobScheduling
+from simtrain.systems.law import LawBrokenError
+from simtrain.systems.law import law as _law
+from simtrain.systems.rollout import RolloutSystem
+from simtrain.systems.rollout_laws import rollout_laws
+from simtrain.systems.run_laws import run_laws
 from simtrain.systems.step import StepSystem
-from simtrain.workload import Pretraining
-
-
-class LawBrokenError(SimtrainError):
-    """A system does something that no real one could do."""
-
-    exit_code = 1
-
-
-def _law(holds: bool, system: type[System], what: str) -> None:
-    if not holds:
-        raise LawBrokenError(f"{system.__name__}: {what}")
+from simtrain.systems.training_run import TrainingRun
+from simtrain.workload import Pretraining, Rollouts
 
 
 def check_system(
-    system: type[System], workload: str | NamedSpec | None = None, cluster: str | Cluster = "dgx_a100_40gb_ib", num_nodes: int = 4
+    system: type[System], workload: str | NamedSpec | None = None, cluster: str | Cluster | None = None, num_nodes: int = 4
 ) -> None:
     """Run the laws of its kind on a small case.
 
@@ -41,7 +39,7 @@ def check_system(
     system
         Class to check; its ``example`` gives the parameters.
     workload, cluster, num_nodes
-        The case; names or objects. Without a workload, the system's ``example_workload``.
+        The case; names or objects. Without them, the system's ``example_workload`` and ``example_cluster``.
 
     Raises
     ------
@@ -50,13 +48,14 @@ def check_system(
     """
     given = system.example_workload if workload is None else workload
     job = system.workload_type.load(given) if isinstance(given, str) else given
-    place = (Cluster.load(cluster) if isinstance(cluster, str) else cluster).model_copy(update={"num_nodes": num_nodes})
+    where = system.example_cluster if cluster is None else cluster
+    place = (Cluster.load(where) if isinstance(where, str) else where).model_copy(update={"num_nodes": num_nodes})
     case = system.model_validate(dict(system.example))
     outcomes = [case.simulate(job, place, Options()) for _ in range(2)]
     _law(outcomes[0].digest() == outcomes[1].digest(), system, "two equal runs differ")
-    for kind, laws in LAWS.items():
-        if issubclass(system, kind):
-            laws(system, case, job, place, outcomes[0])
+    laws = next((LAWS[kind] for kind in system.__mro__ if kind in LAWS), None)
+    if laws is not None:
+        laws(system, case, job, place, outcomes[0])
 
 
 def step_laws(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster, run: Execution) -> None:
@@ -191,7 +190,8 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     """
     node, accelerator = cluster.node, cluster.node.accelerator
     finite = min(network, 1e9)
-    kernels = accelerator.kernels.model_copy(update={"launch": accelerator.kernels.launch / compute})
+    curves = {k: curve.model_copy(update={"intercept": curve.intercept / compute}) for k, curve in accelerator.kernels.gemm.items()}
+    kernels = accelerator.kernels.model_copy(update={"launch": accelerator.kernels.launch / compute, "gemm": curves})
     chip = accelerator.model_copy(
         update={"peak": {k: v * compute for k, v in accelerator.peak.items()}, "memory_bandwidth": accelerator.memory_bandwidth * compute, "kernels": kernels}
     )
@@ -205,5 +205,12 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": chip, "pcie": pcie, **links}), "topology": topology})
 
 
-LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {StepSystem: step_laws}
-"""Laws by kind of system, beyond those of all: called with class, parameters, workload, cluster and the outcome of a run."""
+def _rollout_laws(system: type[System], case: RolloutSystem, job: Rollouts, place: Cluster, run: RolloutRun) -> None:
+    rollout_laws(lambda holds, what: _law(holds, system, what), scaled, case, job, place, run)
+
+
+LAWS: dict[type[System], Callable[[Any, Any, Any, Cluster, Any], None]] = {
+    StepSystem: step_laws, TrainingRun: run_laws, JobScheduling: job_laws, RolloutSystem: _rollout_laws,
+}  # fmt: skip
+"""Laws by kind of system, beyond those of all: called with class, parameters, workload, cluster and the outcome of a run. The nearest kind counts: the
+step of a run with failures is checked with the system that it is taken from."""

@@ -14,7 +14,7 @@ from simtrain.cost.model import CostModel
 from simtrain.cost.span import Span
 from simtrain.engine.composite import Composer
 from simtrain.engine.replay import Fidelity
-from simtrain.graph.columns import COLUMNS, Columns, concatenate
+from simtrain.graph.columns import Columns, concatenate, in_line
 from simtrain.graph.graph import Shapes
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.pipeline_columns import Pipeline, Shape, pipeline_columns
@@ -63,7 +63,9 @@ class Reuse:
         self._composers = Recent[Composer](64)
         self._pipelines = Recent[Pipeline](512)
         self._joined = Recent[Joined](4096)
-        self._programs = Recent[tuple[Columns, Columns]](4096)
+        self._programs = Recent[Columns](4096)
+        self._endings = Recent[Columns](64)
+        self._templates = Recent[Template](4096)
         self._flops = Recent[float](256)
         self._spans = Recent[tuple[tuple[Spans, Span, Span], ...]](1024)
 
@@ -84,10 +86,17 @@ class Reuse:
         """Return templates one after another."""
         return self._joined.of((name, *((id(template), count) for template, count in parts)), lambda: Joined(name, parts))
 
+    def template(self, key: Hashable, make: Callable[[], Template]) -> Template:
+        """Return what was made for a key that names all that it depends on."""
+        return self._templates.of(key, make)
+
+    def in_line(self, messages: tuple[Hashable, ...]) -> Columns:
+        """Return a program that runs one template after another; each may be an end of a message."""
+        return self._endings.of(messages, lambda: in_line(messages))
+
     def appended(self, first: Columns, slots: int, last: Columns) -> Columns:
-        """Return a program with a short one behind it, whose slots follow the ``slots`` of the first."""
-        key = (id(first), slots, *(getattr(last, name).tobytes() for name in COLUMNS), last.named)
-        return self._programs.of(key, lambda: (concatenate([first, last], [slots, 0]), first))[0]
+        """Return a program with another behind it, whose slots follow the ``slots`` of the first."""
+        return self._programs.of((Same(first), slots, Same(last)), lambda: concatenate([first, last], [slots, 0]))
 
     def stage_spans(self, costs: CostModel, mesh: Mesh, stages: int) -> tuple[tuple[Spans, Span, Span], ...]:
         """Return for every stage where its communicators sit, and where the pairs with the stages after and before it."""

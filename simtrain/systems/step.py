@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import ClassVar, cast
 
-from simtrain.engine.execute import Execution, execute
+from simtrain.engine.execute import execute
 from simtrain.engine.executors import ENGINES, Engine, StepFidelity
+from simtrain.engine.outcome import Outcome
 from simtrain.errors import UnsupportedError
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
@@ -28,7 +31,7 @@ class StepSystem(System):
         workload, cluster
             What runs where.
         reuse
-            What runs before have left; it changes no result.
+            What runs before have left; it changes no result. A system that makes no use of it may leave it out.
 
         Raises
         ------
@@ -39,14 +42,19 @@ class StepSystem(System):
         """
         raise NotImplementedError
 
-    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse | None = None) -> Execution:
+    def simulate(self, workload: Pretraining, cluster: Cluster, options: Options, reuse: Reuse | None = None) -> Outcome:
         """Replay one step; see :meth:`System.simulate`. ``reuse`` is as in :meth:`build`."""
         fidelity = cast("StepFidelity", options.fidelity)
         if cluster.degradations and fidelity != "flow":
             raise UnsupportedError(f"cluster {cluster.name}: degradations need messages on links, which {fidelity!r} does not know; use --fidelity flow")
         reuse, engine, slowdown = reuse or Reuse(), cast("Engine", options.engine), self.software.overlap_slowdown
-        step = self.build(workload, cluster, reuse)
+        step = self.build(workload, cluster, reuse) if _takes_reuse(type(self)) else self.build(workload, cluster)
         composer = None if fidelity == "flow" else reuse.composer(cluster, fidelity, slowdown)
         return execute(
             step, cluster, fidelity=fidelity, engine=engine, slowdown=slowdown, unfold=options.unfold, composer=composer, shapes=reuse.shapes
         )  # fmt: skip
+
+
+@cache
+def _takes_reuse(cls: type[StepSystem]) -> bool:
+    return "reuse" in inspect.signature(cls.build).parameters

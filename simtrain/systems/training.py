@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
 from simtrain.errors import InfeasibleError, InputError, UnsupportedError
-from simtrain.graph.columns import ColumnProgram, columns_of
+from simtrain.graph.columns import ColumnProgram
+from simtrain.graph.gradient_flow import GradientFlow, Send
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.pipeline import message
@@ -25,7 +26,7 @@ from simtrain.graph.program import Handle, Program
 from simtrain.graph.recorder import Pending, Piece, Recorder
 from simtrain.graph.recordings import NotedMesh, Reads
 from simtrain.graph.schedule import Schedule
-from simtrain.graph.step import CONTEXT, Do, Instruction, RankClass, Step, allocated_bytes
+from simtrain.graph.step import CONTEXT, Do, RankClass, Step, allocated_bytes
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
@@ -63,6 +64,9 @@ LayerKind = Hashable
 
 class TransformerTraining(StepSystem):
     """Parameters and program shared by systems that train one transformer with equal steps."""
+
+    gradient_stream: ClassVar[str] = "dp"
+    """Stream of the reductions beside the backward."""
 
     tp: int = Field(default=1, ge=1)
     """Tensor-parallel degree."""
@@ -142,6 +146,22 @@ class TransformerTraining(StepSystem):
         r.cross_entropy(b.tokens, m.vocab // self.tp)
         r.all_reduce("tp", 4.0 * 3 * b.tokens)
 
+    def gradient_flow(self, r: Recorder, m: Transformer, b: Microbatch, send: Send, layer_bytes: float) -> GradientFlow:
+        """Return when the gradients of a chunk are reduced under ``dp_overlap=layer``: by default layer by layer.
+
+        Parameters
+        ----------
+        r
+            What was recorded of the chunk.
+        m, b
+            Model and microbatch.
+        send
+            Emits the reduction of some bytes.
+        layer_bytes
+            Gradients of one layer that are reduced. [B]
+        """
+        return GradientFlow(send)
+
     def boundary_bytes(self, m: Transformer, b: Microbatch, dtype_bytes: float) -> float:
         """Return what one rank sends to the next stage per microbatch: its share when tp ranks scatter it. [B]"""
         return b.tokens * m.hidden * dtype_bytes / self.tp
@@ -158,6 +178,11 @@ class TransformerTraining(StepSystem):
     def split_layers(self, layers: int) -> LayerCounts:
         """Return the layers of every chunk, by stage; the place for a policy of one's own."""
         return SPLITS[self.layer_split](layers, self.pp, self.vpp)
+
+    @property
+    def are_layers_alike(self) -> bool:
+        """Whether all layers of a model do the same, so that one is recorded and repeated."""
+        return True
 
     @property
     def activation_shards(self) -> int:
@@ -277,7 +302,7 @@ class _ChunkTemplates(NamedTuple):
     parameters: float
     """Those that every data-parallel rank holds."""
     expert_parameters: float
-    """Those that fewer ranks hold a copy of."""
+    """Those of experts: fewer ranks hold a copy of them, or none does."""
     saved: float
     """Bytes kept per microbatch in flight. [B]"""
     working: float
@@ -313,11 +338,13 @@ class _StageBuilder:
         self.shard_axis = "dp_shard" if system.zero_group else "dp_cp"
         self.shards = layout.mesh.size(self.shard_axis)
         names = {name for name, _, _ in layout.mesh.folds}
-        self.expert_copies = layout.mesh.size("dp_experts") if "dp_experts" in names else self.copies
+        self.has_expert_groups = "dp_experts" in names
+        self.expert_copies = layout.mesh.size("dp_experts") if self.has_expert_groups else 1
         self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
-        self.epilogue = columns_of(self._epilogue())
-        self.templates = [*self._templates(), *self.epilogue.templates]
+        epilogue = self._epilogue()
+        self.ending = layout.reuse.in_line(tuple(do.message for do in epilogue))
+        self.templates = [*self._templates(), *(do.template for do in epilogue)]
 
     # -- recording --------------------------------------------------------------------------------------
 
@@ -338,7 +365,8 @@ class _StageBuilder:
     def _joined(self, kinds: Sequence[LayerKind], is_first: bool, is_last: bool) -> _ChunkTemplates | None:
         """Put a chunk together from its embedding, equal layers and head; None where layers reach into each other."""
         system = self.system
-        if system.zero == 3 or (system.recompute == "full" and (system.recompute_every > 1 or system.recompute_layers)):
+        is_partial = system.recompute == "full" and (system.recompute_every > 1 or system.recompute_layers > 0)
+        if system.zero == 3 or is_partial or not system.are_layers_alike:
             return None
         layers = [(self._piece(("layer", kind), _layer_recorder(kind)), len(list(same))) for kind, same in groupby(kinds)]
         ends = [self._piece(name, record) for name, record, is_here in (("embedding", _record_embedding, is_first), ("head", _record_head, is_last)) if is_here]
@@ -348,8 +376,8 @@ class _StageBuilder:
         reuse = self.layout.reuse
         forward = reuse.joined("forward", [(piece.forward, times) for piece, times in pieces])
         backward = reuse.joined("backward", [(piece.backward, times) for piece, times in reversed(pieces)])
-        parameters = sum(times * (piece.parameters - piece.expert_parameters) for piece, times in pieces)
         experts = sum(times * piece.expert_parameters for piece, times in pieces)
+        parameters = sum(times * piece.parameters for piece, times in pieces) - experts
         if is_last and self.model.is_tied and system.pp == 1:
             parameters -= self.model.vocab // system.tp * self.model.hidden
         alive = peak = 0.0
@@ -400,12 +428,12 @@ class _StageBuilder:
         dense = r.parameters - r.expert_parameters
         backward = r.backward("backward")
         last = backward
-        if system.dp_overlap == "layer" and system.zero < 3 and self.copies > 1:
-            last = r.backward("backward_reduce", lambda p, layer: self._reduce_layer(r, p, layer, per_layer, dense - per_layer * count, count))
         forward = first = r.forward("forward")
         if self._gathers_by_layer:
             handles: list[Handle | None] = []
             first = r.forward("forward_gather", lambda p, layer: self._gather_layers(r, p, layer, per_layer, dense - per_layer * count, count, handles))
+        if system.dp_overlap == "layer" and system.zero < 3 and self.copies > 1:
+            last = self._reducing_backward(r, per_layer, dense - per_layer * count, count)
         return _ChunkTemplates(forward, first, backward, last, dense, r.expert_parameters, r.saved_bytes, r.backward_peak)
 
     def _gather_layers(self, r: Recorder, p: Program, layer: int, per_layer: float, rest: float, count: int, handles: list[Handle | None]) -> None:
@@ -418,22 +446,37 @@ class _StageBuilder:
         for i in range(count):
             nbytes = (per_layer + (rest if i == 0 else 0.0)) * b
             handles.append(r.emit_collective(p, "all_gather", self.shard_axis, nbytes, is_async=True, stream="dp"))
-            experts = r.expert_parameters / count * b
+            experts = r.expert_parameters / count * b if self.has_expert_groups else 0.0
             handles.append(r.emit_collective(p, "all_gather", "dp_experts", experts, is_async=True, stream="dp") if experts else None)
         p.wait(handles[0])
 
-    def _reduce_layer(self, r: Recorder, p: Program, layer: int, per_layer: float, rest: float, count: int) -> None:
-        """Emit the reduction of one layer's gradients; embedding and head go with the first layer's."""
-        self._emit_reduction(r, p, per_layer + (rest if layer == 0 else 0.0), r.expert_parameters / count, is_async=True)
+    def _reducing_backward(self, r: Recorder, per_layer: float, rest: float, count: int) -> Template:
+        """Return the backward with its gradient reductions; embedding and head go with the first layer's."""
 
-    def _emit_reduction(self, r: Recorder, p: Program, dense: float, experts: float, *, is_async: bool = False) -> None:
+        def send(p: Program, nbytes: float) -> None:
+            self._emit_reduction(r, p, nbytes / self.costs.gradient_bytes, 0.0, is_async=True, stream=self.system.gradient_stream)
+
+        flow = self.system.gradient_flow(r, self.model, self.layout.microbatch, send, per_layer * self.costs.gradient_bytes)
+
+        def layer_done(p: Program, layer: int) -> None:
+            flow.layer_done(p, (per_layer + (rest if layer == 0 else 0.0)) * self.costs.gradient_bytes, layer == 0)
+            if self.has_expert_groups:
+                self._emit_reduction(r, p, 0.0, r.expert_parameters / count, is_async=True, stream=self.system.gradient_stream)
+
+        r.gradients = flow
+        template = r.backward("backward_reduce", layer_done)
+        r.gradients = None
+        return template
+
+    def _emit_reduction(self, r: Recorder, p: Program, dense: float, experts: float, *, is_async: bool = False, stream: str = "dp") -> None:
         """Emit the reduction of gradients: scattered over the shards (and summed over the replicas) under ZeRO, else summed everywhere."""
         kind, nbytes = "reduce_scatter" if self.system.zero else "all_reduce", dense * self.costs.gradient_bytes
-        r.emit_collective(p, kind, self.shard_axis if self.system.zero else "dp_cp", nbytes, is_async=is_async, stream="dp")
-        if self.system.zero and self.system.zero_group:
-            r.emit_collective(p, "all_reduce", "dp_replica", nbytes / self.shards, is_async=is_async, stream="dp")
-        if experts:
-            r.emit_collective(p, kind, "dp_experts", experts * self.costs.gradient_bytes, is_async=is_async, stream="dp")
+        if dense:
+            r.emit_collective(p, kind, self.shard_axis if self.system.zero else "dp_cp", nbytes, is_async=is_async, stream=stream)
+        if dense and self.system.zero and self.system.zero_group:
+            r.emit_collective(p, "all_reduce", "dp_replica", nbytes / self.shards, is_async=is_async, stream=stream)
+        if experts and self.has_expert_groups:
+            r.emit_collective(p, kind, "dp_experts", experts * self.costs.gradient_bytes, is_async=is_async, stream=stream)
 
     def _reduction(self, chunks: Sequence[_ChunkTemplates]) -> Template:
         """Return a template that reduces the gradients of chunks."""
@@ -446,7 +489,7 @@ class _StageBuilder:
         r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program("gather_parameters")
         b = self.costs.dtype_bytes
         r.emit_collective(p, "all_gather", self.shard_axis, sum(c.parameters for c in chunks) * b, stream="dp")
-        if sum(c.expert_parameters for c in chunks):
+        if self.has_expert_groups:
             r.emit_collective(p, "all_gather", "dp_experts", sum(c.expert_parameters for c in chunks) * b, stream="dp")
         return p.template()
 
@@ -454,7 +497,7 @@ class _StageBuilder:
 
     def rank_class(self, index: int) -> RankClass:
         """Return program, multiplicity and memory of a stage like this one."""
-        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, self.epilogue.columns)
+        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, self.ending)
         ranks = self.layout.mesh.world_size // self.system.pp
         return RankClass({"pp": index}, ranks, ColumnProgram(columns, self.templates), self.memory(index))
 
@@ -519,14 +562,15 @@ class _StageBuilder:
             r.emit_collective(p, "all_reduce", "dp_replica", self.parameters * self.costs.gradient_bytes / self.shards, stream="dp")
 
     def _boundary(self, source: int, target: int) -> Transfer:
-        ranks = tuple(self.layout.mesh.rank({"pp": stage}) for stage in (source, target))
+        stride = self.layout.mesh.stride("pp")
+        ranks = (source * stride, target * stride)
         nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
         return self.costs.collective("send_recv", nbytes, ranks)
 
-    def _epilogue(self) -> list[Instruction]:
+    def _epilogue(self) -> list[Do]:
         """Reduce what is not reduced yet, sum tied embeddings, step the optimizer, gather what it sharded."""
         system = self.system
-        program: list[Instruction] = []
+        program: list[Do] = []
         if system.dp_overlap == "none" and system.zero < 3:
             program.append(Do(self._reduction(self.chunks)))
         program += self._tied_embedding()
@@ -548,7 +592,7 @@ class _StageBuilder:
         dense, experts = sum(c.parameters for c in self.chunks), sum(c.expert_parameters for c in self.chunks)
         return dense / (self.shards if is_sharded else 1) + experts / (min(self.expert_copies, self.shards) if is_sharded else 1)
 
-    def _tied_embedding(self) -> list[Instruction]:
+    def _tied_embedding(self) -> list[Do]:
         """First and last stage hold the same matrix and sum its gradient."""
         pp = self.system.pp
         if pp == 1 or not self.model.is_tied or self.index not in (0, pp - 1):
@@ -564,7 +608,12 @@ class _StageBuilder:
     @property
     def parameters(self) -> float:
         """Parameters of this stage on one rank, gathered."""
-        return sum(chunk.parameters + chunk.expert_parameters for chunk in self.chunks)
+        return sum(chunk.parameters for chunk in self.chunks)
+
+    @property
+    def experts(self) -> float:
+        """Parameters of experts of this stage on one rank."""
+        return sum(chunk.expert_parameters for chunk in self.chunks)
 
     def memory(self, index: int) -> dict[str, float]:
         """Return peak bytes by part: states under ZeRO, activations of the microbatches in flight. [B]"""

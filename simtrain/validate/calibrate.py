@@ -490,7 +490,7 @@ def _yaml(kernels: Kernels) -> str:
 
 def _plain(curve: GemmCurve | AttentionCurve) -> dict[str, Any]:
     values = curve.model_dump()
-    return {name: _microseconds(value) if name == "table_overhead" else value for name, value in values.items()}
+    return {name: _microseconds(value) if name in ("intercept", "table_overhead") else value for name, value in values.items()}
 
 
 def _microseconds(seconds: float) -> str:

@@ -17,10 +17,10 @@ from simtrain.validate.tables import AttentionRow, GemmRow, MemoryRow, Row, devi
 if TYPE_CHECKING:
     import pandas as pd
 
-UNITS = {"ramp": "tokens", "k_ramp": "elements of K", "table_overhead": "us", "table_cast": "B", "table_traffic": "B", "launch": "us"}
+UNITS = {"ramp": "tokens", "k_ramp": "elements of K", "intercept": "us", "table_overhead": "us", "table_cast": "B", "table_traffic": "B", "launch": "us"}
 """Units of parameters; the others are fractions or exponents."""
 
-IN_MICROSECONDS = frozenset({"table_overhead", "launch"})
+IN_MICROSECONDS = frozenset({"intercept", "table_overhead", "launch"})
 
 COLUMNS = ("accelerator", "gpu", "kind", "kernel", "source", "role", "rows", "scored", "median", "mean", "p90", "bias", "status")
 

@@ -13,7 +13,7 @@ import pytest
 
 from simtrain.engine import compiled_replay, fairshare, lanes
 from simtrain.engine.compiled_replay import replay_compiled
-from simtrain.engine.composite import compose
+from simtrain.engine.composite import Composer
 from simtrain.engine.kernel import loop
 from simtrain.engine.kernel.network import CAPACITY
 from simtrain.engine.kernel.rows import MISSING
@@ -79,7 +79,7 @@ def test_steps_of_systems(name: str, fidelity: Any) -> None:
     case = system.model_validate(dict(system.example))
     step, slowdown = case.build(Pretraining.load("gpt_tiny"), place), case.software.overlap_slowdown
     copied = [axis for axis in step.mesh.sizes if axis not in step.classes[0].coordinates]
-    composites = compose(step, place, fidelity, slowdown)
+    composites = Composer(place, fidelity, slowdown).compose(step)
     for graph in (assemble(step), assemble(step, stand_in=composites.stand_ins)):
         assert compare(graph, place, fidelity, 0.2) == []
     assert compare(assemble(step, unfold=copied), place, fidelity, slowdown) == []

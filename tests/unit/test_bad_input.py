@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -243,7 +244,50 @@ COMMANDS = {
     "table without rows": Bad(("validate", "kernels", "--table", "t.csv"), "t.csv", "holds no row that can be compared", "give rows", {"t.csv": HEADER}),
 }  # fmt: skip
 
-GROUPS = {"file": FILES, "set": SETTINGS, "module": MODULES, "command": COMMANDS}
+BASELINE = json.dumps({"format": 1, "suite": "s", "suite_digest": "x", "simtrain": "1", "seed": 0, "machine": "m", "cases": {}})
+"""Of a suite without cases."""
+CASE = "budget: 1 s\ncases: {c: {category: primary, why: One has to be in., system: scheduling/fifo, workload: tiresias_60, cluster: dgx_b200, %s}}\n"
+CHECK = ("check", "r.json", "--against", "b.json")
+
+
+def suite(case: str, where: str, what: str, mend: str) -> Bad:
+    """A suite file ``s.yaml`` of one case."""
+    return Bad(("bench", "s.yaml"), where, what, mend, {"s.yaml": CASE % case})
+
+
+SUITES = {
+    "unknown suite": Bad(("bench", "fats"), "in suites", "unknown name 'fats'", "did you mean 'fast'"),
+    "no seeds": Bad(("bench", "fast", "--seeds", "0"), "'--seeds'", "greater than or equal to 1", "see 'simtrain bench --help'"),
+    "results into a folder": Bad(("bench", "fast", "--out", "."), "--out .", "is a folder", "give the name of a file"),
+    "nothing to put under test": Bad(("bench", "fast", "--system", "dense/megascale"), "--system dense/megascale", "names its own system", "cases that do not"),
+    "no judged metric": suite("seeds: 1", "s.yaml: cases.c", "name at least one metric", "lower, higher"),
+    "a metric that does not exist": suite("lower: [mean_jtc]", "suite s, case c", "no metric 'mean_jtc'", "did you mean 'mean_jct'"),
+    "too few seeds": suite("lower: [mean_jct], seeds: 5", "s.yaml: cases.c", "5 are too few", "at least 30"),
+    "unknown key in a case": suite("lowre: [mean_jct]", "s.yaml: cases.c.lowre", "unknown key 'lowre'", "did you mean 'lower'"),
+    "unknown setting in a case": suite("lower: [mean_jct], settings: {placment: anywhere}", "suite s, case c", "unknown key", "did you mean 'placement'"),
+    "missing results": Bad(CHECK, "r.json", "no such file", "simtrain bench SUITE --out r.json", {"b.json": BASELINE}),
+    "missing baseline": Bad(CHECK, "b.json", "no such file", "simtrain bench SUITE --out b.json", {"r.json": BASELINE}),
+    "results that are none": Bad(CHECK, "r.json", "is not JSON", "give a file that 'simtrain bench' wrote", {"r.json": "x", "b.json": BASELINE}),
+    "a baseline of another suite": Bad(
+        CHECK, "suite 't'", "the results are of 's'", "give the baseline of 's'", {"r.json": BASELINE, "b.json": BASELINE.replace('"s"', '"t"')}
+    ),
+    "a baseline of another version": Bad(
+        CHECK, "simtrain 2", "the results by 1", "--update --reason", {"r.json": BASELINE, "b.json": BASELINE.replace('"simtrain": "1"', '"simtrain": "2"')}
+    ),
+    "an update without a reason": Bad((*CHECK, "--update"), "--update and --reason", "give both or none", "--reason 'smaller", {"r.json": BASELINE}),
+    "one file for two reports": Bad(
+        (*CHECK, "--junit", "a", "--markdown", "./a"), "--junit and --markdown", "both are a", "different names", {"r.json": BASELINE, "b.json": BASELINE}
+    ),
+    "trace without a source": Bad(
+        ("run", "scheduling/fifo", "--workload", "t.yaml", "--cluster", "dgx_b200"), "t.yaml", "none given", "one of table, file and generate",
+        {"t.yaml": "description: none\n"},
+    ),
+    "a model for a scheduler": Bad(
+        ("run", "scheduling/fifo", "--workload", "gpt_tiny", "--cluster", "dgx_b200"), "in job_traces", "unknown name 'gpt_tiny'", "allowed: bursty_1k"
+    ),
+}  # fmt: skip
+
+GROUPS = {"file": FILES, "set": SETTINGS, "module": MODULES, "command": COMMANDS, "suite": SUITES}
 CASES = {f"{kind}: {name}": bad for kind, group in GROUPS.items() for name, bad in group.items()}
 
 

@@ -20,20 +20,24 @@ from simtrain.errors import InputError
 from simtrain.hardware import Accelerator, Cluster, Node
 from simtrain.model import Transformer
 from simtrain.study.settings import scenario
+from simtrain.study.suite import Suite
 from simtrain.systems import registry
-from simtrain.workload import Pretraining
+from simtrain.workload import JobTrace, Pretraining, Rollouts
 
 SET_UP = ("--workload", "gpt_tiny", "--cluster", "dgx_a100_40gb_ib")
 SMALL = ("run", "dense/megatron_lm", *SET_UP, "--set", "cluster.num_nodes=1", "--set", "tp=2")
 
-COMMON = ["--workload", "--cluster", "--set", "--seed", "--fidelity", "--engine"]
+COMMON = ["--workload", "--cluster", "--set", "--seed", "--seeds", "--fidelity", "--engine"]
 CONTRACT = {
     "list": ["kind", "--json"],
     "run": ["system", *COMMON, "--unfold", "--trace", "--plot", "--json"],
     "compare": ["systems", *COMMON, "--plot", "--json"],
     "sweep": ["study", "--out", "--workers", "--executor", "--resume"],
     "plan": ["--model", "--cluster", "--global-batch-size", "--seq-len", "--system", "--set", "--top", "--fidelity", "--json"],
-    "explain": ["what", *COMMON[:-1], "--json"],
+    "explain": ["what", "--workload", "--cluster", "--set", "--seed", "--fidelity", "--json"],
+    "report": ["results", "--out"],
+    "bench": ["suite", "--system", "--seeds", "--out"],
+    "check": ["results", "--against", "--junit", "--markdown", "--update", "--reason"],
     "calibrate": ["what", "--accelerator", "--table", "--out", "--software"],
     "validate": ["what", "--table", "--json", "--plot"],
 }
@@ -80,7 +84,8 @@ def test_every_command_and_flag_is_explained(call: Any) -> None:
     ("kind", "names"),
     [
         ("systems", registry.names), ("clusters", Cluster.names), ("nodes", Node.names), ("accelerators", Accelerator.names),
-        ("models", Transformer.names), ("workloads", Pretraining.names),
+        ("models", Transformer.names), ("workloads", lambda: sorted([*Pretraining.names(), *Rollouts.names()])),
+        ("traces", JobTrace.names), ("suites", Suite.names),
     ],
 )  # fmt: skip
 def test_list_names_all_that_is_shipped(kind: str, names: Callable[[], list[str]], call: Any) -> None:

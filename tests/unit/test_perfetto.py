@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from simtrain.cost.collective import Transfer
+from simtrain.engine.categories import CATEGORIES
 from simtrain.engine.execute import Execution, execute
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.pipeline import Stage, stage_program
@@ -24,7 +25,6 @@ from simtrain.graph.step import Do, Instruction, RankClass, Step
 from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.report.perfetto import microseconds, write_trace
-from simtrain.engine.categories import CATEGORIES
 from simtrain.report.timeline import activity, budget, expand
 
 TP, STAGES, MICROBATCHES = 4, 2, 3

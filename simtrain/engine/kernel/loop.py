@@ -17,7 +17,7 @@ from simtrain.engine.fairshare import RATE_UNIT
 from simtrain.engine.kernel.agenda import DONE, HEAP, Agenda, complete_at, occupy, take_done, vacate
 from simtrain.engine.kernel.filling import resolve
 from simtrain.engine.kernel.network import DIRTY, Network, add_flow, remove_flow
-from simtrain.engine.kernel.queues import GRANTED, Queues, release, request
+from simtrain.engine.kernel.queues import GRANTED, Queues, grant, release, request
 from simtrain.engine.kernel.rows import (
     ABSENT,
     END,
@@ -81,7 +81,7 @@ def _arbitrate(s: State, is_fair: bool, compute_rate: float, now: float) -> None
         if s.rows.at[row, GROUP] < 0:
             _start_row(s, row, compute_rate, now)
         else:
-            _join(s, row, is_fair, now)
+            _join(s, row, is_fair)
     for i in range(s.queues.counts[GRANTED]):
         _start_group(s, s.rows.at[s.queues.granted[i], GROUP], now)
     s.queues.counts[GRANTED] = 0
@@ -107,7 +107,7 @@ def _start_row(s: State, row: int, compute_rate: float, now: float) -> None:
 
 
 @inlined
-def _join(s: State, row: int, is_fair: bool, now: float) -> None:
+def _join(s: State, row: int, is_fair: bool) -> None:
     """A row of a rendezvous is ready; the last one starts all, or asks for their lanes."""
     group = s.rows.at[row, GROUP]
     s.rows.groups[group, ABSENT] -= 1
@@ -118,7 +118,7 @@ def _join(s: State, row: int, is_fair: bool, now: float) -> None:
     if not is_fair and s.ops.nbytes[s.rows.at[unit, OP]]:
         request(s.queues, s.rows, s.ops, unit, group)
     else:
-        _start_group(s, group, now)
+        grant(s.queues, unit)
 
 
 @inlined

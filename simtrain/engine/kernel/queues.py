@@ -51,7 +51,7 @@ def request(queues: Queues, rows: Rows, ops: Ops, unit: int, group: int) -> None
                 lack += _append(queues, lane + k, unit)
     rows.groups[group, LACK] = lack
     if not lack:
-        _grant(queues, unit)
+        grant(queues, unit)
 
 
 @inlined
@@ -99,10 +99,11 @@ def _remove_first(queues: Queues, rows: Rows, lane: int, unit: int) -> None:
     group = rows.at[nodes[after, UNIT], GROUP]
     rows.groups[group, LACK] -= 1
     if not rows.groups[group, LACK]:
-        _grant(queues, nodes[after, UNIT])
+        grant(queues, nodes[after, UNIT])
 
 
 @inlined
-def _grant(queues: Queues, unit: int) -> None:
+def grant(queues: Queues, unit: int) -> None:
+    """Let a unit start in this arbitration."""
     queues.granted[queues.counts[GRANTED]] = unit
     queues.counts[GRANTED] += 1

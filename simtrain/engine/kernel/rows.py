@@ -158,6 +158,7 @@ def release_successors(rows: Rows, row: int) -> None:
 def _count_down(rows: Rows, row: int) -> None:
     rows.at[row, MISSING] -= 1
     if not rows.at[row, MISSING]:
+        prefetch(rows.groups, rows.at[row, GROUP])
         rows.fresh[rows.num_fresh[0]] = row
         rows.num_fresh[0] += 1
 

@@ -5,9 +5,9 @@ bound is no better than the best step found cannot be the optimum, and one whose
 
 Time. Operations of a stage on its compute stream cannot overlap. With ``f`` and ``b`` the longest dependent path through one
 layer forward and backward from its first kernel to its last, ``m`` microbatches and ``L`` layers, stage ``s`` is busy for
-``W = m (f + b) L`` plus embedding or head, plus a message for every exchange that blocks. Before it can start, one microbatch passes the first chunks of the stages before
-it, and after its last backward that microbatch passes them again; then the first stage reduces what it has not hidden and
-steps its optimizer. The bound is the largest of these sums over all stages.
+``W = m (f + b) L`` plus embedding or head, plus a message for every exchange that blocks. Before it can start, one microbatch
+passes the first chunks of the stages before it, and after its last backward that microbatch passes them again; then the first
+stage reduces what it has not hidden and steps its optimizer. The bound is the largest of these sums over all stages.
 
 Memory. The formula of the simulation, on the first and the last stage, with as many microbatches in flight as there are when
 there are few. Workspace and gathered layers are left out.

@@ -14,10 +14,10 @@ from simtrain.graph.mesh import Mesh
 from simtrain.graph.recorder import Recorder
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
+from simtrain.study.evaluate import Evaluator
 from simtrain.study.plan.bound import Bounds
 from simtrain.study.plan.space import Candidate, Space, check_fixed, fixed_of
 from simtrain.study.result import Result
-from simtrain.study.run import run_scenario
 from simtrain.study.settings import Scenario, scenario
 from simtrain.systems.registry import find, name_of
 from simtrain.systems.training import Microbatch, TransformerTraining
@@ -177,7 +177,7 @@ def search(space: Space, base: Scenario, top: int, fidelity: str, progress: Prog
     """Find the fastest candidates of a space; see :func:`plan`."""
     counts: Counter[str] = Counter()
     queue, capacity, bounds = list[tuple[float, Candidate]](), space.cluster.node.accelerator.memory_capacity, Bounds(space)
-    reason = ""
+    reason, evaluator = "", Evaluator(base.system, base.workload, base.cluster, fidelity=fidelity)
     for candidate in space.candidates():
         try:
             if bounds.nbytes(candidate) > capacity:
@@ -196,7 +196,7 @@ def search(space: Space, base: Scenario, top: int, fidelity: str, progress: Prog
         if progress:
             progress(f"{number} simulated of {len(queue)} that may fit: {candidate.text()}")
         try:
-            result = simulate(space, base, candidate, fidelity)
+            result = simulate(space, base, candidate, evaluator)
         except InputError as error:
             counts["do not fit (simulated)" if isinstance(error, InfeasibleError) else "cannot run"] += 1
             reason = reason or str(error).splitlines()[0]
@@ -213,7 +213,7 @@ def search(space: Space, base: Scenario, top: int, fidelity: str, progress: Prog
     return PlanResult(base, tuple(ordered), dict(counts))
 
 
-def simulate(space: Space, base: Scenario, candidate: Candidate, fidelity: str) -> Result:
-    """Simulate one candidate."""
+def simulate(space: Space, base: Scenario, candidate: Candidate, evaluator: Evaluator) -> Result:
+    """Simulate one candidate; what candidates have in common is worked out once."""
     system = space.system.model_copy(update=candidate.settings(space.known))
-    return run_scenario(Scenario(base.name, system, space.workload, space.cluster), fidelity=fidelity)
+    return evaluator.run(Scenario(base.name, system, space.workload, space.cluster))

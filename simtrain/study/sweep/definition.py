@@ -123,7 +123,7 @@ class Study(NamedSpec):
     """Expressions that hold for every point worth a run; on metrics, for every point worth keeping."""
     seeds: int | tuple[int, ...] = 1
     """How many seeds, from 0, or which."""
-    fidelity: Literal["analytic", "fair"] = "fair"
+    fidelity: Literal["analytic", "fair", "flow"] = "fair"
     metrics: tuple[str, ...] = ()
     """Kept in the table; empty: all."""
     derived: dict[str, Derived] = Field(default_factory=dict)

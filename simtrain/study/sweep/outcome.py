@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simtrain.errors import InfeasibleError, InputError, UnknownNameError, UnsupportedError, did_you_mean
+from simtrain.study.evaluate import Evaluator
 from simtrain.study.expression import Expression
-from simtrain.study.settings import Scenario, scenario
+from simtrain.study.result import unit_of
+from simtrain.study.settings import Scenario, locate
 from simtrain.study.sweep.definition import Study
 from simtrain.study.sweep.points import Point
 
 OK, INFEASIBLE, EXCLUDED = "ok", "infeasible", "excluded"
 """Ran; cannot run, or does not fit; ruled out by a constraint."""
+SIMULATED = ".simulated"
+"""Ending of a metric that is called like an axis: what was set, and what came of it, are two columns."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Evaluation:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.evaluator = Evaluator(study.system, study.workload, study.cluster, fidelity=study.fidelity)
         self.constraints = [Expression(text, f"study {study.name}: constraints.{i}") for i, text in enumerate(study.constraints)]
         self.derived = {name: Expression(d.expression, f"study {study.name}: derived.{name}") for name, d in study.derived.items()}
 
@@ -45,7 +50,7 @@ class Evaluation:
             If the study itself is wrong, so that no point could run.
         """
         try:
-            s = scenario(point.system, point.workload, point.cluster, point.settings)
+            s = self.evaluator.resolver.scenario(point.system, point.workload, point.cluster, point.settings)
         except UnknownNameError:
             raise
         except InputError as error:
@@ -58,35 +63,28 @@ class Evaluation:
             elif not constraint.value(names.value):
                 return Outcome(point.key, EXCLUDED, reason=f"constraint: {constraint.text}")
         try:
-            metrics, units = _run(s, self.study.fidelity, point.seed)
+            metrics = dict(self.evaluator.run(s, seed=point.seed).metrics)
         except (InfeasibleError, UnsupportedError, InputError) as error:
             return Outcome(point.key, INFEASIBLE, reason=_first_line(error))
-        names.metrics = metrics
+        names.metrics, units = metrics, {name: unit_of(name) for name in metrics}
         for name, expression in self.derived.items():
             names.metrics[name] = float(expression.value(names.value))
             units[name] = self.study.derived[name].unit
-        kept = self._kept(names.metrics)
+        kept = self._kept(names.metrics, point)
+        units |= {name: units[name.removesuffix(SIMULATED)] for name in kept if name.endswith(SIMULATED)}
         for constraint in later:
             if not constraint.value(names.value):
                 return Outcome(point.key, EXCLUDED, kept, units, f"constraint: {constraint.text}")
         return Outcome(point.key, OK, kept, units)
 
-    def _kept(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def _kept(self, metrics: Mapping[str, float], point: Point) -> dict[str, float]:
         wanted = (*self.study.metrics, *self.study.derived) if self.study.metrics else tuple(metrics)
         families = {name.split(".", maxsplit=1)[0] for name in metrics}
         for name in wanted:
             # An axis that sends nothing has no metric of its own: that is zero, not a slip.
             if name not in metrics and name.split(".", maxsplit=1)[0] not in families:
                 raise InputError(f"study {self.study.name}: metrics: unknown metric {name!r}; {did_you_mean(name, metrics)}")
-        return {name: metrics.get(name, 0.0) for name in wanted}
-
-
-def _run(s: Scenario, fidelity: str, seed: int) -> tuple[dict[str, float], dict[str, str]]:
-    from simtrain.study.result import unit_of
-    from simtrain.study.run import run_scenario
-
-    metrics = dict(run_scenario(s, fidelity=fidelity, seed=seed).metrics)
-    return metrics, {name: unit_of(name) for name in metrics}
+        return {f"{name}{SIMULATED}" if name in point.axes else name: metrics.get(name, 0.0) for name in wanted}
 
 
 @dataclass
@@ -125,8 +123,6 @@ class _Names:
 
 def value_of(s: Scenario, key: str) -> Any:
     """Return the value of a dotted key in a scenario, as SI where it is a quantity; None if there is none."""
-    from simtrain.study.settings import locate
-
     try:
         part, full = locate(type(s.system), key)
     except InputError:

@@ -1,1 +1,1 @@
-"""Systems that train mixtures of experts."""
+"""Mixtures of experts."""

@@ -1,0 +1,88 @@
+"""Where the time of each rank goes, in one pass over its streams: what :mod:`simtrain.engine.metrics` works out by sorting, to the bit.
+
+Rows of a stream run one after another, so the next edge of a rank is the earliest of its streams' next edges.
+"""
+
+from __future__ import annotations
+
+from simtrain.engine.arrays import Flags, Floats, Integers, Numbers
+from simtrain.engine.compiled import unmanaged
+
+NONE = -1
+COMPOSITE = 6
+"""Category of composites, behind kernels (0) and communication by axis (1 to 5)."""
+
+
+@unmanaged
+def link_streams(rank: Integers, previous: Integers, following: Numbers, first: Numbers, beside: Numbers) -> None:
+    """Chain each row to the one after it on its stream, and the first rows of a rank's streams to each other; all come in as -1."""
+    for row in range(len(rank)):
+        if previous[row] >= 0:
+            following[previous[row]] = row
+        else:
+            beside[row] = first[rank[row]]
+            first[rank[row]] = row
+
+
+@unmanaged
+def charge(
+    op: Integers, start: Floats, end: Floats, category_of: Integers, following: Numbers, first: Numbers, beside: Numbers,
+    row: Numbers, edge: Floats, is_inside: Flags, active: Integers, counts: Integers, moved: Floats, charged: Floats,
+) -> bool:  # fmt: skip
+    """Add up, per rank, operations by kind, communication time by axis, and time by the first category that runs.
+
+    Parameters
+    ----------
+    category_of
+        By operation: 0 for kernels, 1 to 5 for communication along an axis, 6 for composites, -1 for what occupies none.
+    row, edge, is_inside, active
+        Scratch: an entry per stream of a rank, and one per category.
+    counts, moved, charged
+        Filled in; a line per rank.
+
+    Returns
+    -------
+    bool
+        Whether something ran beside a composite: then ``charged`` is not to be used.
+    """
+    is_touched = False
+    for rank in range(len(first)):
+        streams = 0
+        head = first[rank]
+        while head != NONE:
+            row[streams], edge[streams], is_inside[streams] = head, start[head], 0
+            streams += 1
+            head = beside[head]
+        last = 0.0
+        while streams:
+            chosen = 0
+            for s in range(1, streams):
+                if edge[s] < edge[chosen]:
+                    chosen = s
+            now, here = edge[chosen], row[chosen]
+            if now > last:
+                kind = 0
+                while kind < COMPOSITE and active[kind] == 0:
+                    kind += 1
+                if kind < COMPOSITE:
+                    charged[rank, kind] += now - last
+                    is_touched |= active[COMPOSITE] > 0
+                last = now
+            category = category_of[op[here]]
+            if not is_inside[chosen]:
+                counts[rank, op[here]] += 1
+                if 0 < category < COMPOSITE:
+                    moved[rank, category - 1] += end[here] - now
+                if category >= 0:
+                    active[category] += 1
+                is_inside[chosen], edge[chosen] = 1, end[here]
+                continue
+            if category >= 0:
+                active[category] -= 1
+            if following[here] != NONE:
+                row[chosen] = following[here]
+                edge[chosen], is_inside[chosen] = start[following[here]], 0
+            else:
+                streams -= 1
+                row[chosen], edge[chosen], is_inside[chosen] = row[streams], edge[streams], is_inside[streams]
+    return is_touched

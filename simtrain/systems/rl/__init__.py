@@ -1,0 +1,1 @@
+"""Reinforcement learning from rollouts: synchronous, one step off-policy, asynchronous."""

@@ -1,0 +1,268 @@
+"""Small real torch runs on this machine, predicted and measured: what ``simtrain validate torch`` does."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simtrain.errors import InputError, UnsupportedError
+from simtrain.spec import data_root
+from simtrain.validate.torch_machine import Bed, Machine, machine_of
+from simtrain.validate.torch_predict import naive, predict, predict_restart, programs_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MBIT = 1e6
+QUICK = ("data_parallel", "tensor_parallel", "ulysses", "packing")
+EXPECTED = {2: 0.05, 4: 0.09}
+"""Median error to expect by number of ranks: what a prototype of the model reached on a quiet machine."""
+GROSS = 3.0
+"""Times the expected error beyond which the model, not the machine, must be wrong."""
+RESTART_STEPS = 12
+STEADY = 0.10
+"""A sample whose yardstick is further off than this is dropped, as long as enough are left."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One program on one bed: calibrated, measured and kept together."""
+
+    bed: Bed
+    program: str
+    rounds: int
+
+    @property
+    def file(self) -> str:
+        """Name of its results."""
+        return f"{self.program}_{self.bed.size}x{self.bed.rate / MBIT:.0f}.json"
+
+
+def units(quick: bool, measure: Any) -> list[Unit]:
+    """Return what is measured, shaped networks first."""
+    cores, burst = len(os.sched_getaffinity(0)), measure.network.BURST
+    shaped = not measure.network.unavailable()
+    rates = ([(2, 300.0)] if quick else [(2, 300.0), (2, 1000.0), (4, 1000.0)]) if shaped else [(2, 0.0)]
+    names = [n for n in measure.programs.PROGRAMS if not quick or n in QUICK]
+    return [Unit(Bed(size, rate * MBIT, cores, burst), name, 3 if quick else 7) for size, rate in rates for name in names]
+
+
+def load_measure() -> Any:
+    """Import the measured programs, which lie beside the package and need torch.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is no checkout, or no torch.
+    """
+    root = data_root()
+    if not (root / "validation" / "measure").is_dir():
+        raise UnsupportedError("validate torch: runs the programs of validation/measure, which an installed package does not carry; run it in a checkout")
+    if importlib.util.find_spec("torch") is None:
+        raise UnsupportedError("validate torch: needs torch; install the extra with: pip install 'simtrain[validation]'")
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    for part in ("network", "launch", "programs", "restart"):
+        importlib.import_module(f"validation.measure.{part}")
+    return sys.modules["validation.measure"]
+
+
+def validate_torch(*, quick: bool, out: Path, machine: Path | None = None, say: Callable[[str], None] = print) -> pd.DataFrame:
+    """Measure every program, predict it, and return one row per configuration.
+
+    Parameters
+    ----------
+    quick
+        A few programs on one network instead of all.
+    out
+        Folder of the raw measurements, the constants of this machine and the table. What is there already is not measured again.
+    machine
+        Folder of an earlier run whose constants are used instead of freshly calibrated ones.
+    say
+        Called with what is being done.
+    """
+    import pandas as pd
+
+    measure = load_measure()
+    out.mkdir(parents=True, exist_ok=True)
+    if reason := measure.network.unavailable():
+        say(f"shaped networks are skipped: {reason}; the programs run on the loopback")
+    rows: list[dict[str, Any]] = []
+    todo = units(quick, measure)
+    for number, unit in enumerate(todo):
+        say(f"[{number + 1}/{len(todo)}] {unit.program} on {unit.bed.name}")
+        rows += list(_rows(unit, _measured(unit, out, measure), measure, out, machine))
+    if not quick:
+        rows += list(_restarts(out, measure, say))
+    table = pd.DataFrame(rows)
+    _write(out / "torch_runs.csv", table.to_csv(index=False))
+    return table
+
+
+def _measured(unit: Unit, out: Path, measure: Any) -> dict[str, Any]:
+    """Return the raw lines of a unit, measured now or before."""
+    path = out / unit.file
+    if path.exists():
+        return json.loads(path.read_text())
+    variants = measure.programs.PROGRAMS[unit.program].variants()
+    task = {
+        "configurations": [{"program": unit.program, "values": values} for values in variants], "rounds": unit.rounds,
+        "block_repeats": 5 if unit.rounds < 7 else 9, "micro": 5 if unit.rounds < 7 else 7,
+    }  # fmt: skip
+    run = measure.launch.run_ranks
+    try:
+        if unit.bed.rate:
+            with measure.network.shaped(unit.bed.size, unit.bed.rate) as network:
+                lines = run("validation.measure.worker", unit.bed.size, task, network)
+        else:
+            lines = run("validation.measure.worker", unit.bed.size, task)
+    except (measure.launch.RankError, measure.network.NetworkError) as error:
+        raise InputError(f"{unit.program} on {unit.bed.name}: {error}") from None
+    _write(path, json.dumps({"task": task, "lines": lines}))
+    return {"task": task, "lines": lines}
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, out: Path, earlier: Path | None) -> Iterator[dict[str, Any]]:
+    lines: list[list[dict[str, Any]]] = raw["lines"]
+    machine = machine_of(unit.bed, _slowest_micro(lines))
+    machine.write(out / f"machine_{unit.file.removesuffix('.json')}.yaml")
+    if earlier is not None:
+        machine = Machine.read(earlier / f"machine_{unit.file.removesuffix('.json')}.yaml")
+    cls = measure.programs.PROGRAMS[unit.program]
+    for number, configuration in enumerate(raw["task"]["configurations"]):
+        values = configuration["values"]
+        seconds, yard, quartiles = samples(lines, number)
+        programs = programs_of(cls, values, blocks_of(lines, number, yard, machine), machine, unit.bed)
+        predicted, simple = predict(programs, machine), naive(programs, machine, unit.bed)
+        yield {
+            "bed": unit.bed.name, "ranks": unit.bed.size, "rate": unit.bed.rate, "program": unit.program, "configuration": json.dumps(values),
+            "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1, "noise": (quartiles[1] - quartiles[0]) / 2 / seconds,
+            "naive": simple, "naive_error": simple / seconds - 1, "sent": _sent(lines, number), "sent_expected": _expected(programs),
+        }  # fmt: skip
+
+
+def _restarts(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Kill and restart a job of two ranks on the loopback; without a death for comparison."""
+    path, bed = out / "restart.json", Bed(2, 0.0, len(os.sched_getaffinity(0)), 0.0)
+    if not path.exists():
+        say("kill and restart on the loopback")
+        runs = [
+            {"every": every, "die_at": die_at, "seconds": [measure.restart.measure(2, RESTART_STEPS, every, die_at)["seconds"] for _ in range(3)]}
+            for every in (2, 5)
+            for die_at in (measure.restart.NEVER, 7)
+        ]
+        _write(path, json.dumps({"constants": measure.restart.constants(2), "runs": runs}))
+    raw = json.loads(path.read_text())
+    machine = machine_of(Bed(1, 0.0, bed.cores, 0.0), {})
+    for run in raw["runs"]:
+        die_at = None if run["die_at"] == measure.restart.NEVER else run["die_at"]
+        seconds = statistics.median(run["seconds"])
+        predicted = predict_restart(raw["constants"], RESTART_STEPS, run["every"], die_at, machine)
+        simple = RESTART_STEPS * raw["constants"]["step"] + raw["constants"]["start"] * (1 if die_at is None else 2)
+        yield {
+            "bed": bed.name, "ranks": 2, "rate": 0.0, "program": "restart", "configuration": json.dumps({"checkpoint_every": run["every"], "die_at": die_at}),
+            "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1,
+            "noise": (max(run["seconds"]) - min(run["seconds"])) / 2 / seconds, "naive": simple, "naive_error": simple / seconds - 1,
+            "sent": 0.0, "sent_expected": 0.0,
+        }  # fmt: skip
+
+
+def _slowest_micro(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    micro: dict[str, float] = {}
+    for rank in lines:
+        for line in rank:
+            if line["kind"] == "micro":
+                micro[line["name"]] = max(micro.get(line["name"], 0.0), line["seconds"])
+    return micro
+
+
+def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[float, float, tuple[float, float]]:
+    """Return the median step time of a configuration [s], the yardstick meanwhile [s], and the quartiles of the step time [s].
+
+    A step ends when its last rank does. Samples during which the machine was far from its usual speed are dropped, unless that leaves fewer than three.
+    """
+    chosen = [[line for line in rank if line["kind"] == "sample" and line["number"] == number] for rank in lines]
+    times = [max(rank[k]["seconds"] for rank in chosen) for k in range(len(chosen[0]))]
+    yards = [statistics.fmean(statistics.fmean(rank[k]["yardsticks"]) for rank in chosen) for k in range(len(chosen[0]))]
+    usual = statistics.median(yards)
+    steady = [k for k, yard in enumerate(yards) if abs(yard / usual - 1) <= STEADY]
+    kept = steady if len(steady) >= 3 else range(len(times))
+    values = sorted(times[k] for k in kept)
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    return statistics.median(values), statistics.median(yards[k] for k in kept), (low, high)
+
+
+def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float, machine: Machine) -> list[dict[str, float]]:
+    """Return each rank's block times, scaled to the speed of the machine at the time of the samples.
+
+    Blocks are timed with all ranks active: on a shared core each takes its share of the time, so what it costs alone is that over the sharers.
+    """
+    found: list[dict[str, float]] = []
+    for rank in lines:
+        line = next(line for line in rank if line["kind"] == "blocks" and line["number"] == number)
+        scale = yard / line["yardstick"] / machine.cluster.ranks_per_accelerator
+        found.append({name: seconds * scale for name, seconds in line["seconds"].items()})
+    return found
+
+
+def _sent(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> float:
+    """Return the bytes that left the interface of the rank that sent most in one step, headers included. [B]"""
+    return max(statistics.median(line["sent"] for line in rank if line["kind"] == "sample" and line["number"] == number) for rank in lines)
+
+
+def _expected(programs: Sequence[Any]) -> float:
+    """Return the bytes that the busiest rank's program sends in one step. [B]"""
+    return max(sum(i.template.ops[0].nbytes for i in p.instructions if hasattr(i, "template") and i.template.ops[0].payload) for p in programs)
+
+
+def decisions(table: pd.DataFrame, measure: Any) -> pd.DataFrame:
+    """Return the A/B pairs: configurations of one program on one bed that differ in choices alone.
+
+    A pair counts if its measured gap exceeds 10 % and the noise of both; ``cost`` is what following the simulator's choice loses.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for _, group in table.groupby(["bed", "program"], sort=False):
+        bed, program = (str(group[key].iloc[0]) for key in ("bed", "program"))
+        choices = measure.programs.PROGRAMS[program].choices if program in measure.programs.PROGRAMS else ()
+        for a, b in itertools.combinations(group.to_dict("records"), 2):
+            values = [json.loads(x["configuration"]) for x in (a, b)]
+            if not choices or any(values[0][key] != values[1][key] for key in values[0] if key not in choices):
+                continue
+            fast, slow = sorted((a, b), key=lambda x: x["measured"])
+            gap = slow["measured"] / fast["measured"] - 1
+            is_right = fast["predicted"] <= slow["predicted"]
+            rows.append(
+                {
+                    "bed": bed, "program": program, "faster": fast["configuration"], "slower": slow["configuration"], "gap": gap,
+                    "is_clear": gap > max(0.10, a["noise"] + b["noise"]), "is_right": is_right, "cost": 0.0 if is_right else gap,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def outside_tolerance(table: pd.DataFrame) -> list[str]:
+    """Return what is grossly wrong: beds whose median error exceeds three times the expected one, as one message each."""
+    found: list[str] = []
+    for bed, group in table.groupby("bed", sort=False):
+        errors, ranks = [abs(float(e)) for e in group["error"]], [int(n) for n in group["ranks"]]
+        median, limit = statistics.median(errors), GROSS * EXPECTED.get(ranks[0], 0.09)
+        if median > limit:
+            found.append(f"{bed}: median error {median:.1%} over {len(group)} configurations exceeds {limit:.0%}")
+    return found

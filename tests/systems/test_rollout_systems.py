@@ -1,0 +1,96 @@
+"""Systems that learn from rollouts: what their docstrings promise, and what has to be equal among them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+import simtrain
+from simtrain.engine.pools import RolloutRun
+from simtrain.study.result import Result
+from simtrain.systems.rl.areal import AReaL
+from simtrain.systems.rl.areal_sync import AReaLSync
+from simtrain.systems.rl.one_step_off_policy import OneStepOffPolicy
+from simtrain.systems.rl.verl import Verl
+
+
+def run(system: type, **settings: Any) -> Result:
+    given = {"num_nodes": 4, "num_steps": 12, "warmup_steps": 2} | ({} if system is Verl else {"weight_sync": "broadcast"}) | settings
+    return simtrain.run(system, "rl_tiny", "dgx_a100_40gb_ib", settings=given)
+
+
+def outcome(result: Result) -> RolloutRun:
+    assert isinstance(result.outcome, RolloutRun)
+    return result.outcome
+
+
+@pytest.mark.parametrize("bound", [0, 1, 2, 4])
+def test_in_order_consumption_bounds_the_staleness_of_every_rollout(bound: int) -> None:
+    """The docstrings of AReaL and in_order() state it; -1 is no bound of the rule, so only bounds are tried."""
+    staleness = outcome(run(AReaL, max_staleness=bound, consumption_order="in_order")).staleness()
+    assert max(staleness) <= bound
+
+
+def test_counting_tickets_does_not_bound_the_staleness_of_a_rollout() -> None:
+    """Under the same rule a straggler that others may overtake is consumed later than the bound of 1."""
+    heavy = {"response.sigma": 2.0, "response.cap": 8000, "max_staleness": 1}
+    assert max(outcome(run(AReaL, **heavy)).staleness()) > 1
+    assert max(outcome(run(AReaL, consumption_order="in_order", **heavy)).staleness()) <= 1
+
+
+def test_without_a_bound_staleness_grows() -> None:
+    means = [run(AReaL, max_staleness=bound, max_running=4096).metrics["staleness_mean"] for bound in (0, 1, 4)]
+    assert means[0] == 0 and means[0] < means[1] < means[2]
+
+
+def test_a_bound_of_zero_is_the_synchronous_system() -> None:
+    """The asynchronous loop under a rule that admits one batch at a time does what the loop with a barrier does, event for event."""
+    assert run(AReaL, max_staleness=0).outcome.digest() == run(AReaLSync).outcome.digest()
+
+
+def test_one_step_off_policy_is_one_step_off() -> None:
+    assert outcome(run(OneStepOffPolicy, warmup_steps=0)).staleness() == {0: 256, 1: 11 * 256}
+
+
+@pytest.mark.parametrize("system", [Verl, AReaLSync])
+def test_synchronous_systems_are_never_stale(system: type) -> None:
+    assert outcome(run(system)).staleness() == {0: 10 * 256}
+
+
+def test_systems_see_the_same_prompts() -> None:
+    """Responses are keyed by their prompt, so that a comparison does not compare luck."""
+    seen = [{r.number: (r.length, r.reward_time) for batch in outcome(run(s)).batches for r in batch} for s in (Verl, AReaLSync, AReaL, OneStepOffPolicy)]
+    shared = set.intersection(*(set(numbers) for numbers in seen))
+    assert len(shared) > 2000
+    assert all(other[number] == seen[0][number] for other in seen for number in shared)
+
+
+def test_an_interrupted_response_spans_versions_and_is_prefilled_again() -> None:
+    interrupted, drained = run(AReaL), run(AReaL, is_interruptible=False)
+    assert any(r.finish_version > r.start_version for r in outcome(interrupted).counted)
+    assert all(r.finish_version == r.start_version for r in outcome(drained).counted)
+    assert interrupted.metrics["time.reprefill"] > 0 and drained.metrics["time.reprefill"] == 0
+
+
+def test_a_small_cache_evicts() -> None:
+    """With room for a few of the longest responses only, the newest give way, and the run takes longer."""
+    roomy = run(AReaLSync, warmup_steps=0, num_steps=2)
+    small = run(AReaLSync, warmup_steps=0, num_steps=2, **{"inference.memory_fraction": 0.08, "inference.admission_watermark": 1.0})
+    assert roomy.metrics["evictions_per_rollout"] == 0 < small.metrics["evictions_per_rollout"]
+    assert small.metrics["step_time"] > roomy.metrics["step_time"]
+
+
+def test_more_seeds_other_runs() -> None:
+    given = {"num_nodes": 4, "num_steps": 3, "weight_sync": "broadcast"}
+    assert len({simtrain.run(AReaLSync, "rl_tiny", "dgx_a100_40gb_ib", settings=given, seed=seed).outcome.digest() for seed in range(3)}) == 3
+
+
+def test_asynchronous_throughput_is_at_most_that_of_the_busier_pool() -> None:
+    """No faster than training alone, no faster than generating at the rate of full servers; and no slower than the synchronous loop."""
+    sync, free = run(AReaLSync).metrics, run(AReaL, max_staleness=-1).metrics
+    assert free["tokens_per_s"] > sync["tokens_per_s"]
+    training = 4 * (free["time.train"] + free["time.log_probs"])  # a quarter of the accelerators train
+    assert free["step_time"] >= training * (1 - 1e-9)
+    assert math.isclose(free["utilisation.trainer"], training / free["step_time"], rel_tol=1e-6)

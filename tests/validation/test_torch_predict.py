@@ -1,0 +1,98 @@
+"""Predictions of measured programs: constants from made-up measurements, and answers by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simtrain.graph.per_rank import RankProgram
+from simtrain.validate.torch_machine import HIGH, KINDS, LOW, SMALL, Bed, Machine, machine_of
+from simtrain.validate.torch_predict import naive, predict, predict_restart
+
+BED = Bed(2, 300e6, 2, 0.0)
+RATE = 0.956 * 300e6 / 8
+LAUNCH, STEP = 2e-4, 1e-4
+
+
+def micro(bed: Bed = BED) -> dict[str, float]:
+    """Return what a machine of known constants would be measured at. [s]"""
+    n = bed.size
+    steps = {"all_reduce": 2 * (n - 1), "all_gather": n - 1, "all_to_all": n - 1}
+    volume = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "all_to_all": (n - 1) / n}
+    found = {f"{kind} {nbytes}": LAUNCH + steps[kind] * STEP + volume[kind] * nbytes / RATE for kind in KINDS for nbytes in (LOW, HIGH)}
+    found |= {f"{kind} {SMALL}": LAUNCH + steps[kind] * STEP for kind in KINDS}
+    return found | {f"busy all_reduce {SMALL}": LAUNCH + steps["all_reduce"] * STEP + 3e-3, f"product {LOW}": 1e-4, f"product beside {LOW}": 1.25e-4}
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return machine_of(BED, micro())
+
+
+@pytest.mark.parametrize("bed", [BED, Bed(4, 1e9, 2, 262144.0)])
+def test_constants_come_back(bed: Bed) -> None:
+    found = machine_of(bed, micro(bed))
+    nic = found.cluster.node.nic
+    assert nic.latency == pytest.approx(STEP, rel=1e-3)
+    assert nic.launch == pytest.approx(LAUNCH, rel=1e-3)
+    assert nic.bandwidth * nic.efficiency == pytest.approx(RATE, rel=1e-3)
+    assert found.software.overlap_slowdown == pytest.approx(0.2)
+    assert found.software.overlapped_gap == pytest.approx(3e-3)
+    assert found.cluster.ranks_per_accelerator == bed.size // 2
+
+
+def test_constants_survive_their_file(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "machine.yaml"
+    machine.write(path)
+    read = Machine.read(path)
+    assert read.cluster.node.nic == machine.cluster.node.nic
+    assert read.software.overlap_slowdown == machine.software.overlap_slowdown
+
+
+def test_a_reduce_scatter_sends_the_bytes_of_an_all_reduce(machine: Machine) -> None:
+    assert machine.price("reduce_scatter", 1e6, 2, False) == machine.price("all_reduce", 1e6, 2, False)
+
+
+def programs(machine: Machine) -> list[RankProgram]:
+    return [RankProgram(rank, 2, machine.price, machine.software.collective_queues) for rank in range(2)]
+
+
+def test_overlap_costs_compute_and_latency(machine: Machine) -> None:
+    ranks = programs(machine)
+    for r in ranks:
+        handle = r.collective("all_reduce", 4e6, async_op=True)
+        r.compute("work", 0.1)
+        r.wait(handle)
+    wire = LAUNCH + 2 * STEP + 3e-3 + 4e6 / RATE
+    # While the wire is busy, compute runs at 0.8 of its rate.
+    assert predict(ranks, machine) == pytest.approx(0.1 + 0.2 * wire, rel=1e-3)
+    assert naive(ranks, machine, BED) == pytest.approx(LAUNCH + 2 * STEP + 3e-3 + 4e6 / (300e6 / 8), rel=1e-3)
+
+
+def test_a_halved_bandwidth_is_noticed(machine: Machine) -> None:
+    import pandas as pd
+
+    from simtrain.validate.torch_runs import outside_tolerance
+
+    slow = machine_of(BED, {name: 2 * s if str(LOW) in name or str(HIGH) in name else s for name, s in micro().items()})
+    rows: list[dict[str, object]] = []
+    for size in (4e6, 8e6, 12e6):
+        predictions: list[float] = []
+        for used in (machine, slow):
+            ranks = programs(used)
+            for r in ranks:
+                r.compute("work", 0.02)
+                r.collective("all_reduce", size)
+            predictions.append(predict(ranks, used))
+        rows.append({"bed": BED.name, "ranks": 2, "error": predictions[1] / predictions[0] - 1})
+    assert outside_tolerance(pd.DataFrame(rows))
+    assert not outside_tolerance(pd.DataFrame([row | {"error": 0.02} for row in rows]))
+
+
+@pytest.mark.parametrize(("every", "die_at", "redone"), [(2, 7, 1), (5, 7, 2), (5, None, 0)])
+def test_a_restart_pays_start_and_the_steps_since_the_checkpoint_again(machine: Machine, every: int, die_at: int | None, redone: int) -> None:
+    constants = {"start": 3.0, "step": 0.5, "checkpoint": 0.25, "end": 1.0}
+    lives = 1 if die_at is None else 2
+    expected = lives * 3.0 + (12 + redone) * 0.5 + 12 // every * 0.25 + 1.0
+    assert predict_restart(constants, 12, every, die_at, machine) == pytest.approx(expected, abs=1e-6)

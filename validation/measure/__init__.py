@@ -1,0 +1,1 @@
+"""Small real programs with torch.distributed, and what measures them."""

@@ -1,0 +1,126 @@
+"""Start one process per rank, watch all of them, and leave none behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from validation.measure.network import Network
+
+HANG = 60.0
+"""Seconds without a sign of life from any rank after which a run is given up. [s]"""
+ROOT = Path(__file__).parents[2]
+
+
+class RankError(RuntimeError):
+    """A rank died, hung or could not start; the message names it."""
+
+
+@dataclass
+class Rank:
+    """One started rank."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        """File of its results, one JSON object per line."""
+        return self.folder / f"rank{self.number}.jsonl"
+
+    def last_words(self) -> str:
+        """Return the last line that it wrote to its error stream."""
+        lines = (self.folder / f"rank{self.number}.err").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no message"
+
+
+def run_ranks(
+    module: str, size: int, task: Mapping[str, Any], network: Network | None = None, *, hang: float = HANG, may_die: frozenset[int] = frozenset()
+) -> list[list[dict[str, Any]]]:
+    """Run ``python -m module`` once per rank and return what each wrote.
+
+    Parameters
+    ----------
+    module
+        Reads its task from the file named by ``SIMTRAIN_TASK`` and appends JSON lines to ``SIMTRAIN_RESULTS``.
+    size
+        Ranks. Two ranks sit on cores 0 and 1; four share them in pairs of neighbours.
+    task
+        Given to every rank.
+    network
+        Namespaces to put the ranks into; none is the loopback.
+    hang
+        Without a line from any rank for so long, the run is given up. [s]
+    may_die
+        Ranks that are killed on purpose.
+
+    Raises
+    ------
+    RankError
+        Naming the rank that died or hung, within ``hang`` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="simtrain-ranks-") as name:
+        folder = Path(name)
+        (folder / "task.json").write_text(json.dumps(dict(task)))
+        ranks = [_start(module, number, size, folder, network) for number in range(size)]
+        try:
+            _watch(ranks, hang, may_die)
+        finally:
+            for rank in ranks:
+                _kill(rank)
+        return [[json.loads(line) for line in rank.results.read_text().splitlines()] if rank.results.exists() else [] for rank in ranks]
+
+
+def core_of(rank: int, size: int) -> int:
+    """Return the core of a rank: neighbours share one where there are more ranks than cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[rank * len(cores) // max(size, len(cores))]
+
+
+def _start(module: str, number: int, size: int, folder: Path, network: Network | None) -> Rank:
+    # Affinity has to be set before the interpreter starts: threads of libraries would keep the old one.
+    command = [*(network.enter(number) if network else []), "taskset", "-c", str(core_of(number, size)), sys.executable, "-m", module]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT), "RANK": str(number), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0" if network else "lo",
+        "SIMTRAIN_TASK": str(folder / "task.json"), "SIMTRAIN_RESULTS": str(folder / f"rank{number}.jsonl"), "SIMTRAIN_STORE": str(folder / "store"),
+    }  # fmt: skip
+    with open(folder / f"rank{number}.err", "wb") as errors:
+        process = subprocess.Popen(command, env=environment, stdout=errors, stderr=errors, start_new_session=True)
+    return Rank(number, process, folder)
+
+
+def _watch(ranks: list[Rank], hang: float, may_die: frozenset[int]) -> None:
+    sizes = [0] * len(ranks)
+    heard = [time.monotonic()] * len(ranks)
+    while True:
+        running = [rank for rank in ranks if rank.process.poll() is None]
+        for rank in ranks:
+            code = rank.process.returncode
+            if code not in (None, 0) and rank.number not in may_die:
+                raise RankError(f"rank {rank.number} ended with code {code}: {rank.last_words()}")
+        if not running:
+            return
+        for rank in running:
+            size = rank.results.stat().st_size if rank.results.exists() else 0
+            if size != sizes[rank.number]:
+                sizes[rank.number], heard[rank.number] = size, time.monotonic()
+        if time.monotonic() - max(heard) > hang:
+            silent = min(running, key=lambda r: heard[r.number])
+            raise RankError(f"rank {silent.number} hangs: no result for {hang:.0f} s; {silent.last_words()}")
+        time.sleep(0.02)
+
+
+def _kill(rank: Rank) -> None:
+    if rank.process.poll() is None:
+        os.killpg(rank.process.pid, signal.SIGKILL)
+    rank.process.wait()

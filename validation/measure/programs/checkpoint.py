@@ -1,0 +1,78 @@
+"""Checkpoints to disk: training stops for the write, or goes on beside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from simtrain.graph.per_rank import RankProgram
+from validation.measure.program import MLP, Block, Piece, Program, relative
+
+HIDDEN, FFN, TOKENS, LAYERS = 384, 1024, 768, 4
+MB = 1_000_000
+
+
+class Checkpoint(Program):
+    """Every rank writes its state; an asynchronous write works on a copy and is waited for at the end of the step."""
+
+    name = "checkpoint"
+    choices = ("is_asynchronous",)
+
+    @classmethod
+    def variants(cls) -> list[dict[str, Any]]:
+        return [{"megabytes": m, "is_asynchronous": a} for m in (32, 64) for a in (False, True)]
+
+    def prepare(self) -> None:
+        self.layers = [Piece(MLP(HIDDEN, FFN, seed)) for seed in range(LAYERS)]
+        self.x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(self.rank))
+        self.state = torch.randn(self.settings["megabytes"] * MB // 4, generator=torch.Generator().manual_seed(self.rank))
+        self.copy = torch.zeros_like(self.state)
+        self.path = os.path.join(tempfile.gettempdir(), f"simtrain-checkpoint-{os.getppid()}-{self.rank}")
+
+    def step(self) -> None:
+        self.copy.copy_(self.state)
+        writer = threading.Thread(target=self.write)
+        writer.start()
+        if not self.settings["is_asynchronous"]:
+            writer.join()
+        x = self.x
+        for layer in self.layers:
+            layer.zero_gradients()
+            x = layer.forward(x)
+        for layer in reversed(self.layers):
+            x = layer.backward(x)
+        writer.join()
+
+    def write(self) -> None:
+        with open(self.path, "wb") as file:
+            file.write(self.copy.numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def error(self) -> float:
+        with open(self.path, "rb") as file:
+            read = torch.frombuffer(bytearray(file.read()), dtype=torch.float32)
+        os.unlink(self.path)
+        return relative(read, self.state)
+
+    def blocks(self) -> dict[str, Block]:
+        return self.layers[0].block(self.x) | {
+            "zero": Block(self.layers[0].zero_gradients), "copy": Block(lambda: self.copy.copy_(self.state)), "write": Block(self.write),
+        }  # fmt: skip
+
+    def twin(self, r: RankProgram, seconds: Mapping[str, float]) -> None:
+        r.compute("copy", seconds["copy"])
+        write = r.aside("write", seconds["write"], "disk")
+        if not self.settings["is_asynchronous"]:
+            r.wait(write)
+        for _ in range(LAYERS):
+            r.compute("zero", seconds["zero"])
+            r.compute("forward", seconds["forward"])
+        for _ in range(LAYERS):
+            r.compute("backward", seconds["backward"])
+        r.wait(write)
