@@ -29,7 +29,8 @@ class MegatronMoE(MegatronLM):
     """Experts on ``ep`` consecutive ranks of a stage, each whole on its rank; attention keeps its own tensor-parallel group [1]_."""
 
     title: ClassVar[str] = "Megatron-Core MoE (2025)"
-    example: ClassVar[Mapping[str, Any]] = {}
+    example: ClassVar[Mapping[str, Any]] = {"tp": 2, "pp": 2, "ep": 4, "zero": 1}
+    example_workload: ClassVar[str] = "gpt_moe_tiny"
 
     ep: int = Field(default=1, ge=1)
     """Expert-parallel degree: consecutive ranks over which the experts are spread."""
