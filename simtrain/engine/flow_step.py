@@ -147,7 +147,8 @@ class _Calls:
     def _find(self, members: tuple[tuple[int, int], ...]) -> _Call | None:
         members = tuple(sorted(members, key=lambda m: self.graph.table.ops[m[0]].kind != Kind.SEND))  # the sender first
         op = self.graph.table.ops[members[0][0]]
-        groups = list(self._groups(op, [rank for _, rank in members]))
+        copies = self._groups(op, [rank for _, rank in members])
+        groups = list(copies) if self.cluster.degradations else [next(copies)]  # without any, copies take the same time
         kind = op.name if op.kind == Kind.COLLECTIVE else "send_recv"
         size = len(groups[0])
         if kind not in KINDS or size < 2:
@@ -156,7 +157,7 @@ class _Calls:
         expected = closed_form.collective(kind, nbytes, span_of(groups[0], self.cluster), self.cluster)
         if abs(expected.nbytes - op.nbytes) > _SAME * op.nbytes:
             return None
-        return _Call(kind, nbytes, tuple(groups) if self.cluster.degradations else (groups[0],))
+        return _Call(kind, nbytes, tuple(groups))
 
     def _groups(self, op: Op, members: list[int]) -> Iterator[tuple[int, ...]]:
         """Yield the ranks of a group, then of its copies along folded axes, those left out that are simulated beside one of them anyway."""
@@ -170,8 +171,8 @@ class _Calls:
             ranks = tuple(mesh.group(op.axis, places[0])) if axes else tuple(mesh.rank(place) for place in places)
             if ranks[0] in covered:
                 continue
-            covered.update(group[0] for group in siblings(self.cluster, ranks))
             yield ranks
+            covered.update(group[0] for group in siblings(self.cluster, ranks))
 
 
 def _coordinates(axes: Sequence[tuple[str, int]], rank: int) -> dict[str, int]:

@@ -71,7 +71,8 @@ def plot_growth(series: Sequence[Growth], colours: Mapping[str, str], title: str
                 for s in mine:
                     values = getattr(s, name)
                     text = f"{s.label}, exponent {s.exponent(values):.2f}"
-                    panel.plot(s.sizes, [v / scale for v in values], marker="o", markersize=4, linewidth=1.4, color=colours.get(s.label, INK), label=text)
+                    points = [(size, v / scale) for size, v in zip(s.sizes, values, strict=True) if v > 0]  # less than can be told is not drawn
+                    panel.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.4, color=colours.get(s.label, INK), label=text)
                 panel.set(xscale="log", yscale="log", ylabel=unit if column == 0 else "")
                 panel.grid(True)
                 panel.legend(loc="upper left", fontsize=7.5)

@@ -31,14 +31,14 @@ def processor_time(benchmark: Any) -> None:
     benchmark._timer = time.process_time
 
 
-@pytest.mark.benchmark(group="frequent")
+@pytest.mark.benchmark(group="frequent: a small graph")
 @pytest.mark.parametrize("execute", [replay, replay_compiled])
 @pytest.mark.parametrize("options", [LANES, SHARES], ids=["lanes", "shares"])
 def test_small_graph(benchmark: Any, execute: Any, options: dict[str, Any]) -> None:
     _measure(benchmark, execute, 20_000, 64, options)
 
 
-@pytest.mark.benchmark(group="targeted")
+@pytest.mark.benchmark(group="targeted: a million rows by share of communication")
 @pytest.mark.parametrize("ranks", [1024, 16384])
 @pytest.mark.parametrize("communication", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("options", [LANES, SHARES], ids=["lanes", "shares"])
@@ -46,7 +46,7 @@ def test_million_rows(benchmark: Any, ranks: int, communication: float, options:
     _measure(benchmark, replay_compiled, 1_000_000, ranks, options, communication=communication)
 
 
-@pytest.mark.benchmark(group="simulation")
+@pytest.mark.benchmark(group="simulation: ten million rows")
 @pytest.mark.parametrize("ranks", [1024, 16384])
 @pytest.mark.parametrize("options", [LANES, SHARES], ids=["lanes", "shares"])
 def test_ten_million_rows(benchmark: Any, ranks: int, options: dict[str, Any]) -> None:

@@ -23,11 +23,13 @@ from simtrain.graph.graph import Graph, assemble
 from simtrain.graph.grid import GRID
 from simtrain.hardware import Cluster
 from simtrain.systems import registry
+from simtrain.systems.step import StepSystem
 from simtrain.workload import Pretraining
 from tests.bench.random_graphs import queued_share, random_cluster, random_graph
 
 REPLAY = import_module("simtrain.engine.replay")
 FIDELITIES = ("fair", "analytic")
+STEP_SYSTEMS = [name for name in registry.names() if registry.find(name).simulate is StepSystem.simulate]
 NUM_GRAPHS, NUM_PARTS = 1200, 8
 
 
@@ -70,14 +72,14 @@ def test_random_graphs_queue_share_and_slow_down() -> None:
     assert min(queued, shared, slowed, tied) >= 20, (queued, shared, slowed, tied)
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", STEP_SYSTEMS)
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_steps_of_systems(name: str, fidelity: Any) -> None:
     """With composites and without, folded and with every rank executed."""
-    system = registry.find(name)
+    system: Any = registry.find(name)
     place = Cluster.load("dgx_a100_40gb_ib").model_copy(update={"num_nodes": 4})
     case = system.model_validate(dict(system.example))
-    step, slowdown = case.build(Pretraining.load("gpt_tiny"), place), case.software.overlap_slowdown
+    step, slowdown = case.build(Pretraining.load(system.example_workload), place), case.software.overlap_slowdown
     copied = [axis for axis in step.mesh.sizes if axis not in step.classes[0].coordinates]
     composites = Composer(place, fidelity, slowdown).compose(step)
     for graph in (assemble(step), assemble(step, stand_in=composites.stand_ins)):

@@ -19,12 +19,13 @@ from simtrain.systems.step import StepSystem
 from simtrain.workload import Pretraining
 from tests.tiny import cluster, message, step, template, transfer
 
-STEP_SYSTEMS = [name for name in registry.names() if issubclass(registry.find(name), StepSystem)]
+STEP_SYSTEMS = [name for name in registry.names() if registry.find(name).simulate is StepSystem.simulate]
 LAYOUT = {"tp": 2, "pp": 2, "cluster.num_nodes": 4}
 
 
 def run(settings: dict[str, Any] | None = None, fidelity: str = "flow", system: str = "dense/megatron_lm", **options: Any) -> Result:
-    return simtrain.run(system, "gpt_tiny", "dgx_a100_40gb_ib", settings={**LAYOUT, **(settings or {})}, fidelity=fidelity, **options)
+    workload, chosen = registry.find(system).example_workload, {**LAYOUT, **(settings or {})}
+    return simtrain.run(system, workload, "dgx_a100_40gb_ib", settings=chosen, fidelity=fidelity, **options)
 
 
 def step_time(settings: dict[str, Any] | None = None, fidelity: str = "flow") -> float:
