@@ -252,7 +252,7 @@ def _comparison_tables(comparison: Comparison) -> list[Table]:
     if not published:
         return [_comparison_table(comparison, [], comparison.headline)]
     batches = [published[i : i + _TRIPLES] for i in range(0, len(published), _TRIPLES)]
-    extra = ["exposed_comm", "bubble_fraction"]
+    extra = comparison.beside
     return [_comparison_table(comparison, batch, extra if i == 0 else []) for i, batch in enumerate(batches)]
 
 

@@ -62,6 +62,11 @@ class Comparison:
         return list(dict.fromkeys(metric for row in self.rows for metric in row.published))
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Metrics shown beside published ones, by the kind of system."""
+        return next((row.result.scenario.system.beside for row in self.rows if row.result), System.beside)
+
+    @property
     def headline(self) -> tuple[str, ...]:
         """Metrics that systems of this kind show first."""
         return next((row.result.scenario.system.headline for row in self.rows if row.result), System.headline)

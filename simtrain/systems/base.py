@@ -109,6 +109,8 @@ class System(Spec):
 
     headline: ClassVar[tuple[str, ...]] = ("step_time", "tokens_per_s", "mfu", "peak_memory", "exposed_comm", "bubble_fraction")
     """Metrics that a comparison shows where nothing is published; the first, a time, also as a ratio."""
+    beside: ClassVar[tuple[str, ...]] = ("exposed_comm", "bubble_fraction")
+    """Metrics that a comparison shows beside the published ones."""
 
     baseline: ClassVar[type[System] | None] = None
     """The system that the paper compares with."""

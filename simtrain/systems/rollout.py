@@ -72,6 +72,8 @@ class RolloutSystem(System):
     workload_type: ClassVar[type[NamedSpec]] = Rollouts
     example_workload: ClassVar[str] = "rl_tiny"
     example: ClassVar[Mapping[str, Any]] = {"weight_sync": "broadcast"}
+    headline: ClassVar[tuple[str, ...]] = ("step_time", "tokens_per_s", "utilisation.generation", "utilisation.trainer", "tail_time", "staleness_mean")
+    beside: ClassVar[tuple[str, ...]] = ("utilisation.generation", "utilisation.trainer")
     is_colocated: ClassVar[bool] = False
     """Whether the same accelerators generate and train, one after the other."""
 

@@ -9,6 +9,7 @@ import pytest
 
 import simtrain
 from simtrain.engine.pools import RolloutRun
+from simtrain.errors import InputError
 from simtrain.study.result import Result
 from simtrain.systems.rl.areal import AReaL
 from simtrain.systems.rl.areal_sync import AReaLSync
@@ -94,3 +95,57 @@ def test_asynchronous_throughput_is_at_most_that_of_the_busier_pool() -> None:
     training = 4 * (free["time.train"] + free["time.log_probs"])  # a quarter of the accelerators train
     assert free["step_time"] >= training * (1 - 1e-9)
     assert math.isclose(free["utilisation.trainer"], training / free["step_time"], rel_tol=1e-6)
+
+
+BAD = {
+    "degree": (AReaL, {"generation_tp": 3}, ("generation_tp=3 does not divide", "heads=64")),
+    "servers": (AReaL, {"generation_tp": 16}, ("generation_tp=16 does not divide the 24 of 32 accelerators", "generation_share")),
+    "trainer": (AReaL, {"trainer_tp": 16}, ("trainer_tp x trainer_pp=16 does not divide the 8 of 32",)),
+    "warm-up": (AReaL, {"warmup_steps": 12}, ("warmup_steps=12 leaves none of num_steps=12",)),
+    "storage": (AReaL, {"weight_sync": "storage"}, ("dgx_a100_40gb_ib: has no storage", "weight_sync=broadcast")),
+    "cache": (AReaL, {"inference.memory_fraction": 0.066}, ("out of memory", "the longest rollout has 2,176", "raise generation_tp")),
+    "weights": (AReaL, {"inference.memory_fraction": 0.02}, ("out of memory", "no room for a KV cache")),
+    "training": (AReaL, {"token_budget": 4_000_000}, ("out of memory", "lower token_budget")),
+    "engine": (AReaL, {"inference": "sglang_2052"}, ("--set inference", "did you mean 'sglang_2025'")),
+    "order": (AReaL, {"consumption_order": "oldest"}, ("consumption_order", "oldest_first")),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_cannot_be_run_is_met_with_one_message(bad: str) -> None:
+    system, settings, says = BAD[bad]
+    with pytest.raises(InputError) as error:
+        run(system, **settings)
+    assert all(part in str(error.value) for part in says), error.value
+
+
+@pytest.mark.parametrize("option", [{"fidelity": "analytic"}, {"unfold": ["tp"]}])
+def test_options_without_effect_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="has no effect"):
+        simtrain.run(Verl, "rl_tiny", "dgx_a100_40gb_ib", settings={"num_nodes": 4}, **option)
+
+
+def throughput(system: type, gpus: int, steps: dict[str, int], **settings: Any) -> float:
+    """Of the paper's 1.5B job. [tokens/s]"""
+    given = {"num_nodes": gpus // 8} | steps | settings
+    return simtrain.run(system, "areal_math_1_5b", "h800", settings=given).metrics["tokens_per_s"]
+
+
+STEADY, TWO = {"num_steps": 7, "warmup_steps": 3}, {"num_steps": 2, "warmup_steps": 0}
+
+
+@pytest.mark.slow
+def test_the_synchronous_system_saturates_where_the_paper_says_and_the_asynchronous_does_not() -> None:
+    """AReaL Fig. 4, 1.5B, 32k: from 64 to 128 GPUs verl goes from 39.7 to 43.6 and AReaL from 55.8 to 102.0 thousand tokens/s (digitised)."""
+    verl, areal = (throughput(s, 128, steps) / throughput(s, 64, steps) for s, steps in ((Verl, TWO), (AReaL, STEADY)))
+    assert verl == pytest.approx(43.6 / 39.7, rel=0.15) and areal == pytest.approx(102.0 / 55.8, rel=0.15)
+    assert verl < 1.3 and areal > 1.6
+
+
+@pytest.mark.slow
+def test_throughput_over_staleness_has_its_knee_at_1_to_2() -> None:
+    """AReaL Fig. 5c: a bound of 1 gives 2.1 times, no bound 3.1 times the synchronous throughput; most is won by the first steps."""
+    by_bound = {b: throughput(AReaL, 128, STEADY if b else TWO, max_staleness=b) for b in (0, 1, 2, 8)}
+    gains = [by_bound[1] / by_bound[0], by_bound[2] / by_bound[1], by_bound[8] / by_bound[2]]
+    assert gains[0] > 1.8 and gains[0] > gains[1] > gains[2]
+    assert gains[2] < 1.05

@@ -15,6 +15,7 @@ from pydantic import Field
 from simtrain.engine.pools import Rollout
 from simtrain.engine.run_clock import Behaviour, RunClock
 from simtrain.hardware import Software
+from simtrain.systems.base import Case, Claim
 from simtrain.systems.rl.verl import Verl
 from simtrain.systems.rollout import Pools, RolloutSystem
 from simtrain.workload.rollouts import RolloutSource
@@ -43,3 +44,11 @@ class OneStepOffPolicy(RolloutSystem):
             yield training
             batch = yield following
             yield from pools.update_weights()
+
+
+_H20 = Case(
+    "7B on 16 H20", "verl_dapo_7b", "h20", {"cluster.num_nodes": 2, "generation_tp": 2}, system_settings={"generation_share": 0.25}
+)  # fmt: skip
+"""4 accelerators generate, 12 train [2]_; the tensor-parallel degree is assumed. One length is fitted, on the colocated update alone."""
+
+OneStepOffPolicy.claims = (Claim("[2] FSDP2, 20k", "step_time", _H20, 520.0, 749.0, is_ratio=True),)
