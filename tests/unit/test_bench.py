@@ -228,3 +228,11 @@ def test_the_workflow_of_the_example_says_what_the_commands_take(root: Path) -> 
     for line in lines:
         _, command, *words = line.split()
         app.commands[command].make_context(command, words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*Suite.names()} - {"fast", "pr"}))
+def test_shipped_suites_run(name: str) -> None:
+    """With one seed each; the nightly suite holds those that it extends."""
+    results = bench(load_suite(name), seeds=1)
+    assert [case for case, record in results.cases.items() if record.failed] == []
