@@ -287,7 +287,37 @@ SUITES = {
     ),
 }  # fmt: skip
 
-GROUPS = {"file": FILES, "set": SETTINGS, "module": MODULES, "command": COMMANDS, "suite": SUITES}
+STUDY = "system: dense/megatron_lm\nworkload: gpt_tiny\ncluster: dgx_a100_40gb_ib\nsettings: {cluster.num_nodes: 1}\n"
+PLAN = ("plan", "--model", "gpt_tiny", "--cluster", "dgx_a100_40gb_ib", "--global-batch-size", "8", "--set", "num_nodes=1")
+
+
+def study(text: str, where: str, what: str, mend: str) -> Bad:
+    """A study file ``s.yaml``."""
+    return Bad(("sweep", "s.yaml", "--out", "new", "--workers", "1"), where, what, mend, {"s.yaml": STUDY + text})
+
+
+STUDIES = {
+    "unknown study": Bad(("sweep", "nic_dens"), "in studies", "unknown name 'nic_dens'", "did you mean 'nic_dense'"),
+    "missing study": Bad(("sweep", "s.yaml"), "s.yaml", "no such file", "mend the path"),
+    "unknown key of a study": study("axis: {tp: [1]}\n", "s.yaml: axis", "unknown key 'axis'", "did you mean 'axes'"),
+    "study without axes": study("fidelity: fair\n", "s.yaml: axes", "required key is missing", "write 'axes: ...'"),
+    "axis of no values": study("axes: {tp: 3}\n", "s.yaml: axes", "tp: an axis is a list, a range or named cases", "write [1, 2, 4]"),
+    "axis of nothing": study("axes: {tpp: [1]}\n", "study s", "unknown key of MegatronLM", "did you mean 'tp'"),
+    "constraint that is code": study("axes: {tp: [1]}\nconstraints: ['open(1)']\n", "constraints.0", "holds 'open(1)'", "allowed: numbers"),
+    "resume of nothing": Bad(("sweep", "nic_dense", "--out", "new", "--resume"), "--out new", "holds no study to resume", "leave --resume out"),
+    "sweep into a file": Bad(("sweep", "nic_dense", "--out", "taken/new"), "--out taken/new", "cannot be written", "choose another place", {"taken": ""}),
+    "no workers": Bad(("sweep", "nic_dense", "--workers", "0"), "'--workers'", "greater than or equal to 1", "see 'simtrain sweep --help'"),
+    "plan of a fixed dp": Bad((*PLAN, "--set", "dp=2"), "--set dp", "follows from the other degrees", "fix some of those instead"),
+    "plan that divides nothing": Bad((*PLAN, "--set", "tp=3"), "no plan for gpt_tiny", "no degrees divide", "change the cluster or the batch"),
+    "plan of a scheduler": Bad((*PLAN, "--system", "scheduling/fifo"), "scheduling/fifo", "cannot be planned", "choose e.g. dense/megatron_lm"),
+    "explain of no result": Bad(("explain", "r.json"), "r.json", "cannot be read", "simtrain run ... --json"),
+    "explain of something else": Bad(("explain", "r.json"), "r.json", "holds no result", "simtrain run ... --json", {"r.json": "[1]"}),
+    "explain of a result elsewhere": Bad(("explain", "r.json", "--set", "tp=2"), "r.json", "holds its set-up", "leave out --workload", {"r.json": "{}"}),
+    "report of no folder": Bad(("report", "none", "--out", "new"), "none", "cannot be read", "simtrain run ... --json"),
+    "report into a file": Bad(("report", "r.json", "--out", "r.json"), "--out r.json", "is a file", "give a folder", {"r.json": "{}"}),
+}  # fmt: skip
+
+GROUPS = {"file": FILES, "set": SETTINGS, "module": MODULES, "command": COMMANDS, "suite": SUITES, "study": STUDIES}
 CASES = {f"{kind}: {name}": bad for kind, group in GROUPS.items() for name, bad in group.items()}
 
 

@@ -187,6 +187,23 @@ def test_a_torn_line_is_cut_off_and_its_point_runs_again(tmp_path: Path) -> None
         assert table.read_bytes() == whole, size
 
 
+def test_a_torn_line_does_not_spoil_the_one_after_it(tmp_path: Path) -> None:
+    """Interrupted again, right after the resume: what was appended has to stand on a line of its own."""
+    sweep(study(), out=tmp_path / "s", workers=1)
+    table = tmp_path / "s" / "results.csv"
+    whole = table.read_bytes()
+    first = whole[: whole.index(b"\n", whole.index(b"\n") + 1) + 1]
+    table.write_bytes(first + whole[len(first) :][:20])
+
+    def stops(done: int, total: int, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            raise StopError
+
+    with pytest.raises(StopError):
+        sweep(study(), out=tmp_path / "s", workers=1, resume=True, progress=stops)
+    assert set(rows_of(table)) == {point.key for point in points(study())[:2]}
+
+
 def test_killed_with_minus_nine_it_goes_on(tmp_path: Path) -> None:
     """The real program, its workers included."""
     text = "system: dense/megatron_lm\nworkload: gpt_tiny\ncluster: dgx_a100_40gb_ib\nsettings: {cluster.num_nodes: 1}\n"

@@ -169,7 +169,10 @@ def _axes(system: TransformerTraining, workload: Pretraining, cluster: Cluster) 
     probe, model = system.model_copy(update={"tp": 1, "cp": 2}), workload.model
     mesh = Mesh((("tp", 1), ("cp", 2), ("dp", 1), ("pp", 1)))
     r = Recorder(mesh, CostModel(cluster, system.software, workload.dtype, model), {"pp": 0})
-    probe.layer_forward(r, model, Microbatch(1, workload.seq_len, workload.seq_len / 2))
+    try:
+        probe.layer_forward(r, model, Microbatch(1, workload.seq_len, workload.seq_len / 2))
+    except InputError:  # it cannot spread this model over cp
+        return frozenset()
     return frozenset(op.axis for op in r.forward("probe").ops if op.axis)
 
 

@@ -15,7 +15,7 @@ from simtrain.study.settings import scenario
 from simtrain.study.sweep.definition import Study, load
 from simtrain.study.sweep.executors import run_local, run_ray
 from simtrain.study.sweep.journal import Journal
-from simtrain.study.sweep.outcome import Outcome
+from simtrain.study.sweep.outcome import Evaluation, Outcome
 from simtrain.study.sweep.points import Point, points
 from simtrain.study.sweep.result import Measured, SweepResult, from_row, to_row, with_baseline
 
@@ -67,6 +67,7 @@ def sweep(
         raise InputError(f"executor {executor!r} is not known; allowed: {', '.join(EXECUTORS)}")
     chosen = load(study)
     every = points(chosen)
+    Evaluation(chosen)  # reads the expressions: what is wrong with them is said before a folder is made
     run = _runner(executor, workers)
     if out is None:
         return _in_memory(chosen, every, run, progress)
