@@ -36,7 +36,7 @@ def over(number: int, baseline: str) -> list[float]:
     return [t[baseline] / t["fsmoe"] for t in times(number)]
 
 
-SHORT_MISSED = pytest.mark.xfail(strict=True, reason="1.83: 16 % low; at half the tokens the constant times of the fits weigh more than in the paper's run")
+SHORT_MISSED = pytest.mark.xfail(strict=True, reason="1.83, 16 % low: why is not known")
 
 
 @pytest.mark.parametrize(
