@@ -8,11 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-task = json.loads(Path(os.environ["SIMTRAIN_TASK"]).read_text())
-what = task["ranks"][int(os.environ["RANK"])]
-if what == "die":
-    sys.exit("cannot bind 10.77.0.9: address in use")
-if what == "hang":
-    time.sleep(600)
-with open(os.environ["SIMTRAIN_RESULTS"], "a") as out:
-    out.write(json.dumps({"rank": os.environ["RANK"]}) + "\n")
+if __name__ == "__main__":
+    task = json.loads(Path(os.environ["SIMTRAIN_TASK"]).read_text())
+    what = task["ranks"][int(os.environ["RANK"])]
+    if what == "die":
+        sys.exit("cannot bind 10.77.0.9: address in use")
+    if what == "hang":
+        time.sleep(600)
+    with open(os.environ["SIMTRAIN_RESULTS"], "a") as out:
+        out.write(json.dumps({"rank": os.environ["RANK"]}) + "\n")
