@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from simtrain.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from simtrain.errors import InfeasibleError, InputError, SimtrainError
     from simtrain.hardware import Accelerator, Cluster, Node, Software
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from simtrain.systems.base import Case, Claim, System
     from simtrain.validate.calibrate import calibrate
     from simtrain.workload import Pretraining
-
-__version__ = "0.1.0"
 
 _HOME = {
     "InfeasibleError": "errors", "InputError": "errors", "SimtrainError": "errors", "Accelerator": "hardware", "Cluster": "hardware", "Node": "hardware",

@@ -18,7 +18,7 @@ from simtrain.engine.metrics import Busy, Inside, measure_ranks, repeated
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.columns import columns_of
-from simtrain.graph.graph import Floats, Ints, OpTable, assemble
+from simtrain.graph.graph import Floats, Ints, OpTable, assemble, unfolded_axes
 from simtrain.graph.mesh import split_axes
 from simtrain.graph.step import Do, RankClass, Step
 from simtrain.graph.template import Kind, Link, Op, Template
@@ -156,7 +156,7 @@ def _is_composable(template: Template) -> bool:
 def _shared_links(step: Step, cluster: Cluster, unfold: Sequence[str]) -> Link:
     """Return the classes of which two represented ranks load one link: what disturbs a composite is looked for on its own rank alone."""
     ranks = [step.mesh.rank(cls.coordinates) for cls in step.classes]
-    is_unfolded = any(step.mesh.size(axis) > 1 for axis in unfold)
+    is_unfolded = bool(unfolded_axes(step, unfold))
     per_root = cluster.node.pcie.accelerators_per_root if cluster.node.pcie else 1
     shared = Link.NONE
     for serves, links in ((cluster.node.accelerators_per_nic, Link.NIC_OUT | Link.NIC_IN), (per_root, Link.ROOT_OUT | Link.ROOT_IN)):

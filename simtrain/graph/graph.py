@@ -139,7 +139,7 @@ def assemble(
     InputError
         If an axis to unfold is not in the mesh, or distinguishes the classes already.
     """
-    axes = _unfolded_axes(step, unfold)
+    axes = unfolded_axes(step, unfold)
     programs = [columns_of(cls.program) for cls in step.classes]
     templates, slots = _number_templates(programs, stand_in or {}, expanded or {})
     table = _table(templates)
@@ -214,7 +214,14 @@ def _number_templates(
     return templates, (short, whole)
 
 
-def _unfolded_axes(step: Step, unfold: Sequence[str]) -> list[str]:
+def unfolded_axes(step: Step, unfold: Sequence[str]) -> list[str]:
+    """Return the axes among those to unfold whose copies are folded now.
+
+    Raises
+    ------
+    InputError
+        If an axis is not in the mesh.
+    """
     for axis in unfold:
         if axis not in step.mesh.sizes:
             raise InputError(f"unfold: unknown axis {axis!r}; allowed: {', '.join(step.mesh.sizes)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simtrain import __version__
+from simtrain.version import __version__
 from simtrain.report.labels import metric_title, quantity_scale, scale, system_title, system_titles
 from simtrain.report.page import Cell, Section, page
 from simtrain.report.plots import plot_timelines

@@ -87,7 +87,7 @@ def bench(suite: Suite, *, seeds: int | None = None, seed: int = 0, progress: Pr
     InputError
         If a case cannot be used; the message names it.
     """
-    from simtrain import __version__
+    from simtrain.version import __version__
 
     records: dict[str, CaseRecord] = {}
     for name, case in suite.cases.items():

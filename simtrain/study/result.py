@@ -96,7 +96,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return one object with metrics, units, configuration, versions and digests."""
-        from simtrain import __version__
+        from simtrain.version import __version__
 
         return {
             "metrics": {name: {"value": value, "unit": unit_of(name)} for name, value in self.metrics.items()},

@@ -170,8 +170,8 @@ def test_pipelines_in_columns_are_those_written_task_by_task(
 def _slot_names(v: int) -> list[str]:
     slots, names = Slots(v), [""] * Slots(v).count
     for c in range(v):
-        for what in ("forward", "backward", "last_backward", "reduction", "gather"):
-            names[getattr(slots, what)(c)] = f"{what} {c}".replace("last_backward", "last backward")
+        for what in ("forward", "first_forward", "backward", "last_backward", "reduction", "gather"):
+            names[getattr(slots, what)(c)] = f"{what} {c}".replace("_", " ")
     for is_forward, is_send in itertools.product((0, 1), (0, 1)):
         names[slots.message(is_forward, is_send)] = f"{'send' if is_send else 'recv'}_{'forward' if is_forward else 'backward'}"
     names[slots.loading] = "loading"
@@ -185,7 +185,8 @@ def _by_task(shape: Shape, s: int, templates: dict[str, Template]) -> list[Instr
     first = {t.chunk: t for t in reversed(order) if t.is_forward}
 
     def of(t: Task) -> Template:
-        return templates[f"{'forward' if t.is_forward else 'last backward' if last[t.chunk] == t else 'backward'} {t.chunk}"]
+        ends = ("first ", first) if t.is_forward else ("last ", last)
+        return templates[f"{ends[0] if ends[1][t.chunk] == t else ''}{'forward' if t.is_forward else 'backward'} {t.chunk}"]
 
     def before(t: Task) -> list[Instruction]:
         return [Wait(("gather", t.chunk))] if shape.gathers and first[t.chunk] == t else []

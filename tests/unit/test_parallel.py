@@ -93,7 +93,7 @@ PROGRAM = """
 import os, sys, time
 from simtrain.study.parallel import map_runs
 def run(x):
-    print(os.getpid(), flush=True)
+    os.write(1, b'%d\\n' % os.getpid())  # at once, or lines of two workers mix
     time.sleep(60)
 map_runs(run, [1, 2], workers=2)
 """

@@ -131,7 +131,7 @@ def _tell(progress: Progress | None, done: int, total: int, outcome: Outcome | N
 
 def _about(study: Study, every: Sequence[Point]) -> dict[str, Any]:
     """Return what determines the table, with digests by which a resumed sweep knows that it is the same."""
-    from simtrain import __version__
+    from simtrain.version import __version__
 
     whole = study.model_dump(mode="json", by_alias=True)
     decides = {name: whole[name] for name in ("fidelity", "metrics", "derived", "constraints")}
