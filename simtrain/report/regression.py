@@ -25,7 +25,7 @@ def print_bench(results: BenchResults, seconds: float, budget: float) -> None:
     seconds, budget
         Wall-clock time, and what the suite is meant to take. [s]
     """
-    out = new_console()
+    out = new_new_console()
     table = new_table()
     for column in ("case", "category", "system", "metric"):
         table.add_column(column, no_wrap=True)
@@ -56,7 +56,7 @@ def print_regression(regression: Regression) -> None:
     regression
         Results against a baseline.
     """
-    out = new_console()
+    out = new_new_console()
     table = new_table()
     table.add_column(f"suite {escaped(regression.suite)}", no_wrap=True)
     for verdict in VERDICTS:

@@ -397,6 +397,16 @@ class _StageBuilder:
 
         return self.layout.reuse.template((kind, nbytes, axis, Same(self.costs), self.layout.mesh, self.index), make)
 
+    def _kernel(self, name: str, seconds: float, stream: str = "compute", kind: Kind = Kind.COMPUTE) -> Template:
+        """Return a template of one operation."""
+
+        def make() -> Template:
+            p = Program(name)
+            p.compute(name, seconds, stream=stream, kind=kind)
+            return p.template()
+
+        return self.layout.reuse.template((name, seconds, stream, kind), make)
+
     # -- the program ------------------------------------------------------------------------------------
 
     def rank_class(self, index: int) -> RankClass:
@@ -427,15 +437,13 @@ class _StageBuilder:
     def _templates(self) -> list[Template]:
         """Return what stands behind the slots of the pipeline's program."""
         shape, chunks = self.pipeline.shape, self.chunks
-        loading = Program("data_loading")
-        if shape.loads and self.index == 0:
-            loading.compute("data_loading", self._loading_time, stream="host", kind=Kind.HOST)
-        nothing = Template("nothing")
+        nothing = self.layout.reuse.template("nothing", lambda: Template("nothing"))
+        loading = self._kernel("data_loading", self._loading_time, "host", Kind.HOST) if shape.loads and self.index == 0 else nothing
         return [
             *(chunk.forward for chunk in chunks), *(chunk.backward for chunk in chunks), *(chunk.last_backward for chunk in chunks),
             *(self._single(self.reduction, chunk.parameters * self.costs.gradient_bytes) if shape.reduces else nothing for chunk in chunks),
             *(self._single("all_gather", chunk.parameters * self.costs.dtype_bytes) if shape.gathers else nothing for chunk in chunks),
-            *(self._messages() if shape.stages > 1 else [nothing] * 4), loading.template(),
+            *(self._messages() if shape.stages > 1 else [nothing] * 4), loading,
         ]  # fmt: skip
 
     def _messages(self) -> list[Template]:
@@ -458,9 +466,7 @@ class _StageBuilder:
         if system.dp_overlap == "none" and system.zero < 3:
             program.append(Do(self._single(self.reduction, parameters * self.costs.gradient_bytes)))
         program += self._tied_embedding()
-        p = Program("optimizer")
-        p.compute("optimizer", self.costs.optimizer(parameters / (self.shards if system.zero else 1) + self.experts))
-        program.append(Do(p.template()))
+        program.append(Do(self._kernel("optimizer", self.costs.optimizer(parameters / (self.shards if system.zero else 1) + self.experts))))
         if system.zero in (1, 2) and system.dp_overlap == "none":
             program.append(Do(self._single("all_gather", parameters * self.costs.dtype_bytes)))
         return program
@@ -472,9 +478,14 @@ class _StageBuilder:
             return []
         ranks = tuple(self.layout.mesh.rank({"pp": stage}) for stage in (0, pp - 1))
         nbytes = self.model.vocab / self.system.tp * self.model.hidden * self.costs.gradient_bytes
-        p = Program("tied_embedding")
-        p.communicate("all_reduce", "pp", self.costs.collective("all_reduce", nbytes, ranks), nbytes)
-        return [Do(p.template(), message="tied_embedding")]
+        transfer = self.costs.collective("all_reduce", nbytes, ranks)
+
+        def make() -> Template:
+            p = Program("tied_embedding")
+            p.communicate("all_reduce", "pp", transfer, nbytes)
+            return p.template()
+
+        return [Do(self.layout.reuse.template(("tied_embedding", transfer, nbytes), make), message="tied_embedding")]
 
     # -- memory -----------------------------------------------------------------------------------------
 
