@@ -322,9 +322,9 @@ class _StageBuilder:
         if is_last and self.model.is_tied and system.pp == 1:
             parameters -= self.model.vocab // system.tp * self.model.hidden
         alive = peak = 0.0
-        for piece, _ in reversed(pieces):  # of equal ones the first to run backward holds the most
+        for piece, times in reversed(pieces):  # of equal ones the first to run backward holds the most
             peak = max(peak, alive + piece.peak)
-            alive -= piece.freed
+            alive -= times * piece.freed
         saved = sum(times * piece.saved for piece, times in pieces)
         return _ChunkTemplates(forward, backward, backward, parameters, experts, saved, peak)
 
