@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simtrain.version import __version__
 from simtrain.report.labels import metric_title, quantity_scale, scale, system_title, system_titles
 from simtrain.report.page import Cell, Section, page
 from simtrain.report.plots import plot_timelines
@@ -14,6 +13,7 @@ from simtrain.study.stored import Stored
 from simtrain.study.sweep import SweepResult
 from simtrain.study.sweep.definition import Scalar
 from simtrain.study.sweep.journal import read_about
+from simtrain.version import __version__
 
 Item = SweepResult | Stored | Comparison
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from simtrain import spec
+from simtrain.engine.collector import collector_paused
 from simtrain.engine.compiled_replay import MEDIUM_GRAPH, SMALL_GRAPH, is_kernel_cached
 from simtrain.engine.execute import Execution
 from simtrain.errors import InfeasibleError
@@ -155,7 +156,8 @@ class Evaluator:
             If it does not fit into memory.
         """
         engine = "compiled" if self.engine == "auto" and self._is_compiled_worth_it and "compiled" in s.system.engines else self.engine
-        result = run_scenario(s, fidelity=self.fidelity, engine=engine, seed=seed, reuse=self.reuse)
+        with collector_paused():  # what is kept between runs is much, and would be scanned again and again
+            result = run_scenario(s, fidelity=self.fidelity, engine=engine, seed=seed, reuse=self.reuse)
         if isinstance(result.outcome, Execution):
             self._rows += len(result.outcome.trace.graph)
         return result

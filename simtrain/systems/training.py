@@ -381,9 +381,9 @@ class _StageBuilder:
         if is_last and self.model.is_tied and system.pp == 1:
             parameters -= self.model.vocab // system.tp * self.model.hidden
         alive = peak = 0.0
-        for piece, _ in reversed(pieces):  # of equal ones the first to run backward holds the most
+        for piece, times in reversed(pieces):  # of equal ones the first to run backward holds the most
             peak = max(peak, alive + piece.peak)
-            alive -= piece.freed
+            alive -= times * piece.freed
         saved = sum(times * piece.saved for piece, times in pieces)
         if system.dp_overlap == "layer" and self.copies > 1:  # the first forward and the last backward reach across layers
             whole = self._record(kinds, is_first, is_last)
@@ -599,9 +599,14 @@ class _StageBuilder:
             return []
         ranks = tuple(self.layout.mesh.rank({"pp": stage}) for stage in (0, pp - 1))
         nbytes = self.model.vocab / self.system.tp * self.model.hidden * self.costs.gradient_bytes
-        p = Program("tied_embedding")
-        p.communicate("all_reduce", "pp", self.costs.collective("all_reduce", nbytes, ranks), nbytes)
-        return [Do(p.template(), message="tied_embedding")]
+        transfer = self.costs.collective("all_reduce", nbytes, ranks)
+
+        def make() -> Template:
+            p = Program("tied_embedding")
+            p.communicate("all_reduce", "pp", transfer, nbytes)
+            return p.template()
+
+        return [Do(self.layout.reuse.template(("tied_embedding", transfer, nbytes), make), message="tied_embedding")]
 
     # -- memory -----------------------------------------------------------------------------------------
 

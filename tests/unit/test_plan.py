@@ -18,6 +18,7 @@ from simtrain.study.plan.bound import Bounds
 from simtrain.study.plan.search import Plan, PlanResult, _space, plan, simulate  # pyright: ignore[reportPrivateUsage]
 from simtrain.study.plan.space import Candidate, Space
 from simtrain.study.settings import Scenario
+from simtrain.systems.dense.megatron_lm import MegatronLM
 from tests import tiny
 
 SMALL = Transformer.load("gpt_tiny").model_copy(update={"layers": 4})
