@@ -219,7 +219,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, str] | None
             text = text.replace(fault[1], fault[2])
         module = types.ModuleType(f"simtrain.engine.{name}")
         module.__file__ = str(path)
-        exec(compile(re.sub(r"(?m)^@(inlined|unmanaged)\n", "", text), str(path), "exec"), module.__dict__)
+        exec(compile(re.sub(r"(?m)^@(inlined|unmanaged|entry\(.*\))\n", "", text), str(path), "exec"), module.__dict__)
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
