@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import HealthCheck, Phase, example, given, reject, settings
 from hypothesis import strategies as st
 
 from simtrain.engine import maxmin
@@ -239,8 +239,20 @@ def _ends_within(seconds: int) -> Generator[None, None, None]:
         signal.signal(signal.SIGALRM, previous)
 
 
+ROUNDING = from_rows(
+    [33 * UNIT] * 3,
+    [(start, size * UNIT, math.inf, path) for start, size, path in (
+        (100.0, 1800, [2, 1]), (0.0, 900, [1, 0, 2]), (100.0, 705, []), (100.0, 0, [1, 0, 2]), (100.0, 261, [1, 0, 2]), (100.0, 1619, [0]),
+    )],
+    latency=[0.0, 0.0, 0.0, 0.0, 100 / 3, 0.0],
+)  # fmt: skip
+"""A case in which a unit of rounding decides. About one network in two hundred is like it, and which ones are drawn changes with
+the constants that hypothesis finds in the package, so it is kept here."""
+
+
+@example(ROUNDING)
 @settings(
-    max_examples=1000, derandomize=True, phases=[Phase.generate], database=None,
+    max_examples=1000, derandomize=True, phases=[Phase.explicit, Phase.generate], database=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )  # fmt: skip
 @given(networks(max_flows=20, max_links=5))
