@@ -2,14 +2,15 @@
 
 References
 ----------
-.. [1] Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964, 26.7.5: quantiles of Student's t by those of the normal distribution.
+.. [1] Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964, 26.7.3 and 26.7.4: Student's t for whole degrees of freedom.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
+from functools import cache
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 
@@ -21,27 +22,40 @@ class Interval(NamedTuple):
     high: float
 
     @property
+    def half(self) -> float:
+        """Half of its width."""
+        return (self.high - self.low) / 2
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether a difference is told from none."""
         return self.low > 0 or self.high < 0
 
 
+@cache
 def student_quantile(probability: float, degrees: int) -> float:
-    """Return a quantile of Student's t distribution, within 1 % from 4 degrees of freedom on [1]_.
+    """Return a quantile of Student's t distribution above its median, by bisection of the exact distribution [1]_.
 
     Examples
     --------
-    >>> round(student_quantile(0.975, 9), 2), round(student_quantile(0.975, 199), 3)
-    (2.26, 1.972)
+    >>> round(student_quantile(0.975, 1), 2), round(student_quantile(0.975, 9), 3)
+    (12.71, 2.262)
     """
-    z, n = NormalDist().inv_cdf(probability), degrees
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / n**power for power, term in enumerate(terms, start=1))
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < 2 * probability - 1 else (low, middle)
+    return math.tan(low) * math.sqrt(degrees)
+
+
+def _within(angle: float, degrees: int) -> float:
+    """Return the probability that ``|t|`` is below ``sqrt(degrees) tan(angle)``, a finite sum for whole degrees [1]_."""
+    cosine, is_odd = math.cos(angle), degrees % 2
+    term, total = cosine if is_odd else 1.0, 0.0
+    for k in range(is_odd, degrees - 1, 2):
+        total += term
+        term *= cosine**2 * (k + 1) / (k + 2)
+    return (angle + math.sin(angle) * total) * 2 / math.pi if is_odd else math.sin(angle) * total
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

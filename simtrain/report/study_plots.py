@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simtrain.engine.confidence import Interval, interval
 from simtrain.errors import InputError
 from simtrain.report import style
 from simtrain.report.labels import Scale, metric_title, quantity_scale
 from simtrain.study.sweep import SweepResult
 from simtrain.study.sweep.definition import Plot, Scalar
-from simtrain.study.sweep.statistics import Spread, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,11 +83,16 @@ def _refuse_unknown(result: SweepResult, plot: Plot) -> None:
 # -- places ---------------------------------------------------------------------------------------------------
 
 
+def _spread(values: Sequence[float]) -> Interval:
+    """Return the mean over seeds with its interval; a single value is drawn as a point."""
+    return interval(values) if len(values) > 1 else Interval(values[0], values[0], values[0])
+
+
 @dataclass(frozen=True)
 class _Place:
     """One mark: its value over seeds, and the axes of the point that was taken."""
 
-    spread: Spread
+    spread: Interval
     axes: dict[str, Scalar]
     settings: dict[str, Scalar]
 
@@ -109,7 +114,7 @@ def _places(result: SweepResult, metric: str, by: Sequence[str], best: str) -> d
         if len(candidates) > 1 and not best:
             left = [axis for axis in result.study.axes if axis not in by]
             raise InputError(f"study {result.study.name}: plot: {len(candidates)} points fall on one place ({', '.join(left)} differ); write best: min or max")
-        spreads = {own: spread(values) for own, values in candidates.items()}
+        spreads = {own: _spread(values) for own, values in candidates.items()}
         own = (min if best == "min" else max)(spreads, key=lambda key: spreads[key].mean)
         found[place] = _Place(spreads[own], points[own], settings[own])
     return found
@@ -292,7 +297,7 @@ def _pareto(ax: Axes, result: SweepResult, plot: Plot) -> None:
     ax.plot([x for x, _ in ends], [y for _, y in ends], color=style.INK, linewidth=1.2, drawstyle="steps-post", zorder=1, label="best")
     for k, (x, y) in zip(best, ends, strict=True):
         row = rows[k][0]
-        place = _Place(spread([rows[k][2]]), dict(row.point.axes), dict(row.point.settings))
+        place = _Place(_spread([rows[k][2]]), dict(row.point.axes), dict(row.point.settings))
         if plot.label:
             ax.annotate(_label(plot, place, lines=True), (x, y), xytext=(0, -5 if is_small_good else 5), textcoords="offset points", fontsize=7, ha="center",
                         va="top" if is_small_good else "bottom", linespacing=1.1)

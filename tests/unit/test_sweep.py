@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simtrain
+from simtrain.engine.confidence import interval
 from simtrain.errors import InputError
 from simtrain.report.study_plots import front
 from simtrain.study.expression import Expression
@@ -27,7 +28,6 @@ from simtrain.study.sweep.journal import Journal
 from simtrain.study.sweep.outcome import Evaluation, Outcome
 from simtrain.study.sweep.points import points
 from simtrain.study.sweep.result import load_sweep
-from simtrain.study.sweep.statistics import spread
 
 BASE: dict[str, Any] = {
     "name": "small", "system": "dense/megatron_lm", "workload": "gpt_tiny", "cluster": "dgx_a100_40gb_ib", "settings": {"cluster.num_nodes": 1},
@@ -343,7 +343,7 @@ def test_the_front_is_what_no_point_beats(found: list[tuple[int, int]], is_small
 
 
 def test_intervals_are_those_of_a_text_book() -> None:
-    """Ten values with mean 5.5 and variance 55/6; t(9, 97.5 %) = 2.262."""
-    mean, half = spread([float(v) for v in range(1, 11)])
-    assert mean == 5.5
-    assert half == pytest.approx(2.262 * (55 / 6) ** 0.5 / 10**0.5)
+    """Ten values with mean 5.5 and variance 55/6; t(9, 97.5 %) = 2.262157."""
+    found = interval([float(v) for v in range(1, 11)])
+    assert found.mean == 5.5
+    assert found.half == pytest.approx(2.262157 * (55 / 6) ** 0.5 / 10**0.5)

@@ -128,6 +128,13 @@ class Piece:
         for g in self.gradients:
             g.zero_()
 
+    def share_gradients(self, flat: Tensor) -> None:
+        """Keep the gradients in consecutive parts of one tensor, as buckets do, so that one collective takes them all."""
+        start = 0
+        for p in self.module.parameters():
+            p.grad = flat[start : start + p.numel()].view_as(p)
+            start += p.numel()
+
     def block(self, x: Tensor) -> dict[str, Block]:
         """Return its forward and backward as blocks."""
 
@@ -136,6 +143,21 @@ class Piece:
             return self.forward(x)
 
         return {"forward": Block(forward), "backward": Block(lambda: self.backward(self.gradient), before=lambda: setattr(self, "gradient", forward()))}
+
+
+def gradients_of(layers: Sequence[torch.nn.Module]) -> Tensor:
+    """Return all gradients of some layers in one row."""
+    return torch.cat([p.grad.flatten() for layer in layers for p in layer.parameters() if p.grad is not None])
+
+
+def train_alone(layers: Sequence[torch.nn.Module], inputs: Sequence[Tensor], scale: float = 1.0) -> Tensor:
+    """Accumulate gradients of ``scale |y|^2 / 2`` over all inputs in one process, and return them: what distributed programs are checked against."""
+    for x in inputs:
+        y = x
+        for layer in layers:
+            y = layer(y)
+        (y**2).sum().mul(scale / 2).backward()
+    return gradients_of(layers)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simtrain.graph.per_rank import RankProgram
-from validation.measure.program import MLP, Block, Piece, Program, relative
+from validation.measure.program import MLP, Block, Piece, Program, relative, train_alone
 
 HIDDEN, FFN, TOKENS, LAYERS = 512, 2048, 512, 2
 COUNT = 2 * HIDDEN * FFN
@@ -31,10 +31,7 @@ class Compression(Program):
         self.flat = [torch.zeros(COUNT) for _ in range(LAYERS)]
         self.residual = [torch.zeros(COUNT) for _ in range(LAYERS)]
         for layer, flat in zip(self.layers, self.flat, strict=True):
-            start = 0
-            for p in layer.module.parameters():
-                p.grad = flat[start : start + p.numel()].view_as(p)
-                start += p.numel()
+            layer.share_gradients(flat)
         self.x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(50 + self.rank))
         self.all_signs = torch.zeros(self.size, COUNT, dtype=torch.int8)
         self.reduced = [torch.zeros(COUNT) for _ in range(LAYERS)]
@@ -78,13 +75,8 @@ class Compression(Program):
             before = self.residual[0].clone()
             signs, scale = self.compress(0)
             return relative(signs.float() * scale + self.residual[0], self.flat[0] + before)
-        layers = [MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)]
-        for rank in range(self.size):
-            x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(50 + rank))
-            for layer in layers:
-                x = layer(x)
-            (x**2).sum().div(2).backward()
-        return relative(self.reduced[0], torch.cat([p.grad.flatten() for p in layers[0].parameters() if p.grad is not None]))
+        inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(50 + rank)) for rank in range(self.size)]
+        return relative(self.reduced[0], train_alone([MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)], inputs)[:COUNT])
 
     def blocks(self) -> dict[str, Block]:
         return self.layers[0].block(self.x) | {

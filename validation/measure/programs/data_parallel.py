@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from simtrain.graph.per_rank import RankProgram
-from validation.measure.program import MLP, Block, Piece, Program, relative
+from validation.measure.program import MLP, Block, Piece, Program, gradients_of, relative, train_alone
 
 HIDDEN, FFN, TOKENS, LAYERS = 384, 1024, 768, 4
 LAYER_BYTES = 2 * HIDDEN * FFN * 4
@@ -32,9 +32,7 @@ class DataParallel(Program):
         self.buckets = [torch.zeros(k * LAYER_BYTES // 4) for _ in range(LAYERS // k)]
         for index, layer in enumerate(self.layers):  # gradients are views of their bucket, as DDP keeps them
             start = index % k * LAYER_BYTES // 4
-            for p in layer.module.parameters():
-                p.grad = self.buckets[index // k][start : start + p.numel()].view_as(p)
-                start += p.numel()
+            layer.share_gradients(self.buckets[index // k][start : start + LAYER_BYTES // 4])
 
     def step(self) -> None:
         k, works = self.settings["layers_per_bucket"], []
@@ -54,14 +52,9 @@ class DataParallel(Program):
             work.wait()
 
     def error(self) -> float:
-        layers = [MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)]
-        for rank in range(self.size):
-            x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank))
-            for layer in layers:
-                x = layer(x)
-            (x**2).sum().div(2 * x.numel()).backward()
-        found = torch.cat([p.grad.flatten() for piece in self.layers for p in piece.module.parameters() if p.grad is not None])
-        return relative(found, torch.cat([p.grad.flatten() for layer in layers for p in layer.parameters() if p.grad is not None]))
+        inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank)) for rank in range(self.size)]
+        alone = train_alone([MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)], inputs, 1 / self.x.numel())
+        return relative(gradients_of([piece.module for piece in self.layers]), alone)
 
     def blocks(self) -> dict[str, Block]:
         return self.layers[0].block(self.x) | {"zero": Block(self.layers[0].zero_gradients)}

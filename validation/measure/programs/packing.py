@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from simtrain.graph.per_rank import RankProgram
-from validation.measure.program import MLP, Block, Piece, Program, relative
+from validation.measure.program import MLP, Block, Piece, Program, relative, train_alone
 
 HIDDEN, FFN = 384, 1024
 LENGTHS = (896, 128, 640, 128, 512, 128, 384, 128)
@@ -45,10 +45,7 @@ class Packing(Program):
         self.layer = Piece(MLP(HIDDEN, FFN))
         self.sequences = [self._sequence(number) for number in self.share(self.rank)]
         self.flat = torch.zeros(NBYTES // 4)
-        start = 0
-        for p in self.layer.module.parameters():
-            p.grad = self.flat[start : start + p.numel()].view_as(p)
-            start += p.numel()
+        self.layer.share_gradients(self.flat)
 
     def step(self) -> None:
         self.layer.zero_gradients()
@@ -57,10 +54,7 @@ class Packing(Program):
         dist.all_reduce(self.flat)
 
     def error(self) -> float:
-        layer = MLP(HIDDEN, FFN)
-        for number in range(len(LENGTHS)):
-            (layer(self._sequence(number)) ** 2).sum().div(2).backward()
-        return relative(self.flat, torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]))
+        return relative(self.flat, train_alone([MLP(HIDDEN, FFN)], [self._sequence(number) for number in range(len(LENGTHS))]))
 
     def blocks(self) -> dict[str, Block]:
         blocks: dict[str, Block] = {"zero": Block(self.layer.zero_gradients)}

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from simtrain.graph.per_rank import RankProgram
 from simtrain.graph.schedule import Task, tasks
-from validation.measure.program import MLP, Block, Piece, Program, relative
+from validation.measure.program import MLP, Block, Piece, Program, gradients_of, relative, train_alone
 
 HIDDEN, FFN, TOKENS = 768, 2048, 384
 NBYTES = TOKENS * HIDDEN * 4
@@ -92,14 +92,9 @@ class Pipeline(Program):
 
     def error(self) -> float:
         model = [MLP(HIDDEN, FFN, seed) for seed in range(self.size * self.settings["chunks"])]
-        for x in self.inputs:
-            y = x
-            for layer in model:
-                y = layer(y)
-            (y**2).sum().div(2).backward()
+        train_alone(model, self.inputs)
         mine = [model[chunk * self.size + self.rank] for chunk in range(len(self.stages))]
-        found = torch.cat([g.flatten() for stage in self.stages for g in stage.gradients])
-        return relative(found, torch.cat([p.grad.flatten() for layer in mine for p in layer.parameters() if p.grad is not None]))
+        return relative(gradients_of([stage.module for stage in self.stages]), gradients_of(mine))
 
     def blocks(self) -> dict[str, Block]:
         return self.stages[0].block(self.inputs[0]) | {"zero": Block(self.stages[0].zero_gradients)}

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from simtrain.graph.per_rank import RankProgram
-from validation.measure.program import MLP, Block, Piece, Program, relative
+from validation.measure.program import MLP, Block, Piece, Program, relative, train_alone
 
 HIDDEN, FFN, TOKENS, LAYERS = 384, 1024, 512, 4
 NBYTES = 2 * HIDDEN * FFN * 4
@@ -35,10 +35,7 @@ class SlowRank(Program):
         self.x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(self.rank))
         self.flat = [torch.zeros(NBYTES // 4) for _ in range(LAYERS)]
         for layer, flat in zip(self.layers, self.flat, strict=True):
-            start = 0
-            for p in layer.module.parameters():
-                p.grad = flat[start : start + p.numel()].view_as(p)
-                start += p.numel()
+            layer.share_gradients(flat)
 
     def step(self) -> None:
         works = []
@@ -53,11 +50,8 @@ class SlowRank(Program):
             work.wait()
 
     def error(self) -> float:
-        layer = MLP(HIDDEN, FFN, LAYERS - 1)
-        for rank in range(self.size):
-            x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(rank))
-            (layer(x) ** 2).sum().div(2).backward()
-        return relative(self.flat[-1], torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]))
+        inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(rank)) for rank in range(self.size)]
+        return relative(self.flat[-1], train_alone([MLP(HIDDEN, FFN, LAYERS - 1)], inputs))
 
     def blocks(self) -> dict[str, Block]:
         def once() -> None:

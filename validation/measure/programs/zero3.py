@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simtrain.graph.per_rank import RankProgram
-from validation.measure.program import MLP, Block, Piece, Program, relative
+from validation.measure.program import MLP, Block, Piece, Program, relative, train_alone
 
 HIDDEN, FFN, TOKENS, LAYERS = 384, 1024, 1024, 3
 COUNT = 2 * HIDDEN * FFN
@@ -34,10 +34,10 @@ class Zero3(Program):
         self.gradient = [torch.zeros(COUNT) for _ in range(LAYERS)]
         self.scattered = [torch.zeros(COUNT // self.size) for _ in range(LAYERS)]
         for layer, flat, gradient in zip(self.layers, self.flat, self.gradient, strict=True):
+            layer.share_gradients(gradient)
             start = 0
             for p in layer.module.parameters():
                 p.data = flat[start : start + p.numel()].view_as(p)
-                p.grad = gradient[start : start + p.numel()].view_as(p)
                 start += p.numel()
         self.x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + self.rank))
 
@@ -89,14 +89,9 @@ class Zero3(Program):
         return self.layers[index].backward(g)
 
     def error(self) -> float:
-        layers = [MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)]
-        for rank in range(self.size):
-            x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank))
-            for layer in layers:
-                x = layer(x)
-            (x**2).sum().div(2 * x.numel()).backward()
-        expected = [torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).chunk(self.size)[self.rank] for layer in layers]
-        return relative(torch.cat(self.scattered), torch.cat(expected))
+        inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank)) for rank in range(self.size)]
+        alone = train_alone([MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)], inputs, 1 / self.x.numel()).chunk(LAYERS)
+        return relative(torch.cat(self.scattered), torch.cat([layer.chunk(self.size)[self.rank] for layer in alone]))
 
     def blocks(self) -> dict[str, Block]:
         return self.layers[0].block(self.x) | {"zero": Block(self.layers[0].zero_gradients)}
