@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -20,15 +21,28 @@ class ValidationTarget(StrEnum):
 
     kernels = "kernels"
     published = "published"
+    torch = "torch"
 
 
 def validate(
     what: Annotated[ValidationTarget, typer.Argument(help="What to validate.")],
-    table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv (kernels) or published_training.csv (published).")],
+    table: Annotated[
+        Path | None, typer.Option(help="CSV of measurements with the columns of microbench.csv (kernels) or published_training.csv (published).")
+    ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write every row here: predicted, measured, error, or why it is unsupported.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw predicted against measured here (.svg or .png).")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="torch: a few programs on one network instead of all.")] = False,
+    out: Annotated[Path | None, typer.Option(help="torch: folder of measurements and constants; what is there is not measured again.")] = None,
+    machine: Annotated[Path | None, typer.Option(help="torch: folder of an earlier run whose constants predict this one.")] = None,
 ) -> None:
     """Compare predictions with measurements; exit code 1 outside the stated tolerance."""
+    if what is ValidationTarget.torch:
+        _torch(quick, out or Path("torch-runs"), machine, {"--table": table, "--json": as_json, "--plot": plot})
+        return
+    if quick or out or machine:
+        raise InputError(f"validate {what.value}: --quick, --out and --machine are options of 'validate torch'; leave them out")
+    if table is None:
+        raise InputError(f"validate {what.value}: give a table of measurements with --table F.csv")
     check_table(table)
     for option, path in (("--json", as_json), ("--plot", plot)):
         if path:
@@ -77,6 +91,21 @@ def _published(table: Path, as_json: Path | None, plot: Path | None) -> None:
             raise InputError(f"--plot {plot}: no row of {table} could be predicted")
         files.append((plot, lambda path: plot_published(lines, path)))
     write_files(files)
+
+
+def _torch(quick: bool, out: Path, machine: Path | None, foreign: dict[str, Path | None]) -> None:
+    from simtrain.report.torch_table import print_torch_runs
+    from simtrain.validate.torch_runs import decisions, load_measure, outside_tolerance, validate_torch
+
+    if given := [option for option, value in foreign.items() if value]:
+        raise InputError(f"validate torch: {given[0]} has no effect, it measures what it compares; leave it out")
+    if machine and not machine.is_dir():
+        raise InputError(f"--machine {machine}: no such folder; give the --out of an earlier run")
+    table = validate_torch(quick=quick, out=out, machine=machine, say=lambda text: print(text, file=sys.stderr, flush=True))
+    print_torch_runs(table, decisions(table, load_measure()))
+    missed = outside_tolerance(table)
+    if missed:
+        raise ToleranceError("\n".join(missed))
 
 
 def _writer(text: str) -> Callable[[str], None]:

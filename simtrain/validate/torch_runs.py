@@ -183,12 +183,13 @@ def _restarts(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[d
 
 
 def _slowest_micro(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    micro: dict[str, float] = {}
+    """Return the median over repetitions of the slowest rank's time, by constant. [s]"""
+    times: dict[str, list[list[float]]] = {}
     for rank in lines:
         for line in rank:
-            if line["kind"] == "micro":
-                micro[line["name"]] = max(micro.get(line["name"], 0.0), line["seconds"])
-    return micro
+            if line["kind"] == "micro" and line["seconds"]:
+                times.setdefault(line["name"], []).append(line["seconds"])
+    return {name: statistics.median(map(max, zip(*ranks, strict=False))) for name, ranks in times.items()}
 
 
 def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[float, float, tuple[float, float]]:

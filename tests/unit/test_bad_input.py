@@ -238,6 +238,10 @@ COMMANDS = {
     "fit into a missing folder": Bad(
         ("calibrate", "kernels", "--accelerator", "h100_sxm_80gb", "--table", "t.csv", "--out", "no/k.yaml"), "--out no/k.yaml", "no such folder", "make it"
     ),
+    "validate without a table": Bad(("validate", "kernels"), "validate kernels", "give a table", "--table F.csv"),
+    "validate kernels quickly": Bad(("validate", "kernels", "--quick"), "validate kernels", "options of 'validate torch'", "leave them out"),
+    "validate torch with a table": Bad(("validate", "torch", "--table", "t.csv"), "validate torch", "--table has no effect", "leave it out"),
+    "validate torch with constants from nowhere": Bad(("validate", "torch", "--machine", "m"), "--machine m", "no such folder", "--out of an earlier run"),
     "missing table": Bad(("validate", "kernels", "--table", "t.csv"), "t.csv", "no such table", "give a CSV file"),
     "table without columns": Bad(("validate", "kernels", "--table", "t.csv"), "t.csv", "columns", "are needed", {"t.csv": "a,b\n1,2\n"}),
     "table that is not UTF-8": Bad(("validate", "kernels", "--table", "t.csv"), "t.csv", "byte 0 is not UTF-8", "save the file as UTF-8", {"t.csv": b"\xff"}),

@@ -20,6 +20,10 @@ SIZES = (2 * MB, 6 * MB)
 """Sizes whose difference gives the rate; programs and plain collectives use others. [B]"""
 
 
+PAUSE = 0.02
+"""Between calls: lets every shaper fill its bucket again. [s]"""
+
+
 class Yardstick:
     """A fixed product. The machine drifts by tens of percent for seconds at a time; the product drifts with it."""
 
@@ -46,8 +50,8 @@ def set_priorities() -> None:
         os.setpriority(os.PRIO_PROCESS, int(task.name), next((n for start, n in nice.items() if name.startswith(start[:15])), 10))
 
 
-def constants(rank: int, size: int, repeats: int) -> Iterator[tuple[str, float]]:
-    """Measure and yield every constant by name. [s]"""
+def constants(rank: int, size: int, repeats: int) -> Iterator[tuple[str, list[float]]]:
+    """Measure every constant and yield its times by name, one per repetition: all ranks start each together. [s]"""
     if size == 1:
         return
     yield "barrier", _time(dist.barrier, repeats)
@@ -70,20 +74,27 @@ def _one_way(x: torch.Tensor, rank: int) -> None:
         dist.recv(x, 0)
 
 
-def _time(run: Callable[[], object], repeats: int) -> float:
-    """Return the median time of a call that all ranks start together, with full token buckets. [s]"""
+def _time(run: Callable[[], object], repeats: int) -> list[float]:
+    """Return the times of a call that all ranks start together, with full token buckets, on cores that compute as in a program. [s]"""
     times = []
     for repeat in range(repeats + 1):
-        time.sleep(0.02)
+        _compute_for(PAUSE)
         dist.barrier()
         start = time.perf_counter()
         run()
         if repeat:
             times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return times
 
 
-def _beside_compute(rank: int, nbytes: int, repeats: int) -> Iterator[tuple[str, float]]:
+def _compute_for(seconds: float) -> None:
+    """Keep the core busy: after a sleep its threads wake with a tick of the scheduler, which no program sees in the middle of a step."""
+    a, start = torch.randn(192, 192), time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        a @ a
+
+
+def _beside_compute(rank: int, nbytes: int, repeats: int) -> Iterator[tuple[str, list[float]]]:
     """Run an all-reduce beside small products: how long it takes then, and how much longer a product takes meanwhile."""
     a, x = torch.randn(192, 192), torch.ones(nbytes // 4)
 
@@ -94,7 +105,7 @@ def _beside_compute(rank: int, nbytes: int, repeats: int) -> Iterator[tuple[str,
 
     took, slowdown, free = [], [], []
     for _ in range(repeats):
-        time.sleep(0.02)
+        _compute_for(PAUSE)
         free.append(statistics.fmean(product() for _ in range(100)))
         dist.barrier()
         start, meanwhile = time.perf_counter(), []
@@ -105,6 +116,6 @@ def _beside_compute(rank: int, nbytes: int, repeats: int) -> Iterator[tuple[str,
         work.wait()
         if meanwhile:
             slowdown.append(statistics.fmean(meanwhile))
-    yield f"busy all_reduce {nbytes}", statistics.median(took)
-    yield f"product beside {nbytes}", statistics.median(slowdown)
-    yield f"product {nbytes}", statistics.median(free)
+    yield f"busy all_reduce {nbytes}", took
+    yield f"product beside {nbytes}", slowdown
+    yield f"product {nbytes}", free
