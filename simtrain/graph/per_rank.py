@@ -7,7 +7,7 @@ k-th of every other, and the k-th send to a peer its k-th receive from here, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from simtrain.cost.collective import Transfer, bytes_sent
@@ -20,7 +20,8 @@ AXIS = "dp"
 """Axis along which the ranks are laid, and under which their communication is reported."""
 
 Price = Callable[[str, float, int, bool], Transfer]
-"""Cost of a communication: kind, bytes of the larger buffer on one rank, members, whether compute goes on beside it."""
+"""Cost of a communication: kind (of a collective, ``send_recv``, or ``exchange`` for one message of several that are posted together), bytes of the
+larger buffer on one rank, members, whether compute goes on beside it."""
 
 
 @dataclass
@@ -88,14 +89,27 @@ class RankProgram:
         """Post a receive from a peer. [B]"""
         return self._message(nbytes, peer, self.rank, tag)
 
+    def send(self, nbytes: float, peer: int) -> None:
+        """Send to a peer and wait for it, with no compute beside it. [B]"""
+        self.wait(self._message(nbytes, self.rank, peer, None, is_overlapped=False))
+
+    def recv(self, nbytes: float, peer: int) -> None:
+        """Receive from a peer and wait for it, with no compute beside it. [B]"""
+        self.wait(self._message(nbytes, peer, self.rank, None, is_overlapped=False))
+
+    def exchange(self, received: Mapping[int, float], sent: Mapping[int, float]) -> list[int]:
+        """Post receives from and sends to several peers, as ``batch_isend_irecv`` does, by peer. Nothing is computed until they are waited for. [B]"""
+        into = [self._message(nbytes, peer, self.rank, None, "exchange", is_overlapped=False) for peer, nbytes in received.items() if nbytes]
+        return into + [self._message(nbytes, self.rank, peer, None, "exchange", is_overlapped=False) for peer, nbytes in sent.items() if nbytes]
+
     def wait(self, *handles: int | None) -> None:
         """Let the main stream go on after these."""
         self.instructions += [Wait(handle) for handle in handles if handle is not None]
 
-    def _message(self, nbytes: float, source: int, target: int, tag: int | None) -> int:
+    def _message(self, nbytes: float, source: int, target: int, tag: int | None, kind: str = "send_recv", *, is_overlapped: bool = True) -> int:
         is_send = source == self.rank
         number = self._count((source, target)) if tag is None else tag
-        t = self.price("send_recv", nbytes, 2, True)
+        t = self.price(kind, nbytes, 2, is_overlapped)
         links = Link.NIC_OUT if is_send else Link.NIC_IN
         stream = (f"send {target}" if is_send else f"recv {source}") + ("" if tag is None else f" tag {tag}")
         name = "send" if is_send else "recv"

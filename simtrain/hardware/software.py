@@ -28,6 +28,15 @@ class Rates(Spec):
     """Streams through device memory."""
 
 
+class Operation(Spec):
+    """One kind of communication as a backend runs it, as measured alone."""
+
+    latency: Seconds = 0.0
+    """Of a call, over what its bytes take. [s]"""
+    efficiency: float = Field(default=1.0, gt=0, le=1)
+    """Share of the links' rate that it reaches; gloo's all-gather, for one, sends before it receives and often moves one direction at a time."""
+
+
 class Software(NamedSpec):
     """A training stack of one era. It holds what the same hardware does differently under it."""
 
@@ -78,6 +87,8 @@ class Software(NamedSpec):
     """Redundant data loaders that contend on one node."""
     collective_gap: Seconds = 0.0
     """Extra host time per blocking collective call. [s]"""
+    operations: dict[str, Operation] = Field(default_factory=dict[str, Operation])
+    """By kind of communication, what the backend was measured to add to the links it runs on; read by ``simtrain validate torch``."""
     overlapped_gap: Seconds = 0.0
     """Extra latency of a communication that goes on beside compute, where both need the same cores. [s]"""
     collective_queues: int = Field(default=1, gt=0)

@@ -12,10 +12,12 @@ import yaml
 from simtrain.cost.collective import Transfer, bytes_sent, collective
 from simtrain.cost.span import Span
 from simtrain.hardware import Cluster, Software
+from simtrain.hardware.software import Operation
 
-SMALL, LOW, HIGH = 4096, 2_000_000, 6_000_000
+LOW, HIGH = 2_000_000, 6_000_000
 """Sizes of the micro-measurements. [B]"""
-KINDS = ("all_reduce", "all_gather", "all_to_all")
+KINDS = {"all_reduce": 1, "all_gather": 1, "send_recv": 1, "exchange": 3}
+"""Communications whose latency and rate are measured, and how many are timed one after another."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Bed:
         """Name in tables, such as ``2 ranks, 300 Mbit/s``."""
         return f"{self.size} ranks, {f'{self.rate / 1e6:.0f} Mbit/s' if self.rate else 'loopback'}"
 
+    @property
+    def file(self) -> str:
+        """Part of the names of its files."""
+        return f"{self.size}x{self.rate / 1e6:.0f}"
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -57,8 +64,11 @@ class Machine:
         """Return the cost of a communication among ``size`` ranks, each a node of its own. [B]"""
         if kind == "reduce_scatter":
             kind = self.software.reduce_scatter_as
-        transfer = collective(kind, nbytes, Span(size, 1), self.cluster, algorithm="ring" if kind == "all_reduce" else "auto")
-        return transfer._replace(latency=transfer.latency + (self.software.overlapped_gap if is_overlapped else 0.0))
+        wire = "send_recv" if kind == "exchange" else kind
+        transfer = collective(wire, nbytes, Span(size, 1), self.cluster, algorithm="ring" if kind == "all_reduce" else "auto")
+        operation = self.software.operations.get(kind, Operation())
+        latency = transfer.latency + operation.latency + (self.software.overlapped_gap if is_overlapped else 0.0)
+        return transfer._replace(latency=latency, rate=transfer.rate * operation.efficiency)
 
     def write(self, path: Path) -> None:
         """Write both as YAML on top of the shipped files that they extend."""
@@ -98,21 +108,19 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
 
     Notes
     -----
-    Rate: the mean over three collectives of ``dV / dT`` between two sizes, which cancels latency and bucket. Latency: a ring all-reduce takes
-    ``2 (n - 1)`` steps, an all-gather half as many, so their times at 4 kB give launch and step. Compute beside a collective loses
-    ``1 - free / slowed`` of its rate. A collective beside compute starts later by what its 4 kB all-reduce then takes more.
+    Times at two sizes give each kind of communication a slope and a rest. The rate of a link is the slope of a one-way message, the cleanest of them.
+    The efficiency of a kind is the slope that this rate gives its bytes over its own, at most 1; its latency is what is left of its time at the
+    smaller size, of whose bytes a full bucket lets the first pass at once. Compute beside a collective loses ``1 - free / slowed`` of its rate,
+    and a collective beside compute takes longer by what the smaller all-reduce then takes more.
     """
     if bed.size == 1:
-        overrides = {"cluster": {"num_nodes": 1}, "software": {"overlap_slowdown": 0.0}}
-        return _machine(overrides)
-    slopes = [bytes_sent(kind, HIGH - LOW, bed.size) / (micro[f"{kind} {HIGH}"] - micro[f"{kind} {LOW}"]) for kind in KINDS]
-    rate = sum(slopes) / len(slopes)
-    gather, reduce = micro[f"all_gather {SMALL}"], micro[f"all_reduce {SMALL}"]
-    step = max(0.0, reduce - gather) / (bed.size - 1)
-    launch = max(0.0, gather - (bed.size - 1) * step)
-    slowed = max(0.0, 1 - micro[f"product {LOW}"] / micro[f"product beside {LOW}"])
-    gap = max(0.0, micro[f"busy all_reduce {SMALL}"] - reduce)
+        return _machine({"cluster": {"num_nodes": 1}, "software": {"overlap_slowdown": 0.0}})
+    rate = (HIGH - LOW) / (micro[f"send_recv {HIGH}"] - micro[f"send_recv {LOW}"])
     nominal = bed.rate / 8 if bed.rate else rate
+    rate = min(rate, nominal)
+    operations = {kind: _operation(kind, bed, micro, rate) for kind in KINDS}
+    slowed = max(0.0, 1 - micro[f"product {LOW}"] / micro[f"product beside {LOW}"])
+    gap = max(0.0, micro[f"busy all_reduce {LOW}"] - micro[f"all_reduce {LOW}"])
     return _machine(
         {
             "cluster": {
@@ -120,16 +128,27 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
                 "num_nodes": bed.size,
                 "ranks_per_accelerator": -(-bed.size // bed.cores),
                 "node.nic.bandwidth": f"{nominal / 1e6:.6g} MB/s",
-                "node.nic.efficiency": round(min(1.0, rate / nominal), 4),
-                "node.nic.latency": f"{step * 1e6:.4g} us",
-                "node.nic.launch": f"{launch * 1e6:.4g} us",
+                "node.nic.efficiency": round(rate / nominal, 4),
+                "node.nic.latency": "0 s",
+                "node.nic.launch": "0 s",
                 "node.nic.burst": f"{bed.burst / 1e3:.6g} kB" if bed.rate else "0 B",
             },
             "software": {
-                "overlap_slowdown": round(slowed, 4), "overlapped_gap": f"{gap * 1e6:.4g} us", "collective_queues": 2, "reduce_scatter_as": "all_reduce",
+                "operations": operations, "overlap_slowdown": round(slowed, 4), "overlapped_gap": f"{gap * 1e6:.4g} us", "collective_queues": 2,
+                "reduce_scatter_as": "all_reduce",
             },
         }
     )  # fmt: skip
+
+
+def _operation(kind: str, bed: Bed, micro: Mapping[str, float], rate: float) -> dict[str, Any]:
+    times = KINDS[kind]
+    low, high = (times * bytes_sent("all_to_all" if kind == "exchange" else kind, nbytes, bed.size) for nbytes in (LOW, HIGH))
+    slope = (micro[f"{kind} {HIGH}"] - micro[f"{kind} {LOW}"]) / (high - low)
+    efficiency = min(1.0, 1 / (rate * slope)) if slope > 0 else 1.0
+    passed = min(low, bed.burst) if bed.rate else 0.0
+    latency = max(0.0, micro[f"{kind} {LOW}"] - (low - passed) / (rate * efficiency)) / times
+    return {"latency": f"{latency * 1e6:.4g} us", "efficiency": round(efficiency, 4)}
 
 
 def _machine(overrides: Mapping[str, Mapping[str, Any]]) -> Machine:

@@ -44,7 +44,7 @@ class Unit:
     @property
     def file(self) -> str:
         """Name of its results."""
-        return f"{self.program}_{self.bed.size}x{self.bed.rate / MBIT:.0f}.json"
+        return f"{self.program}_{self.bed.file}.json"
 
 
 def units(quick: bool, measure: Any) -> list[Unit]:
@@ -100,7 +100,9 @@ def validate_torch(*, quick: bool, out: Path, machine: Path | None = None, say: 
     todo = units(quick, measure)
     for number, unit in enumerate(todo):
         say(f"[{number + 1}/{len(todo)}] {unit.program} on {unit.bed.name}")
-        rows += list(_rows(unit, _measured(unit, out, measure), measure, out, machine))
+        calibrated = _calibrated(unit.bed, out, measure, 5 if quick else 11)
+        used = calibrated if machine is None else Machine.read(machine / f"machine_{unit.bed.file}.yaml")
+        rows += list(_rows(unit, _measured(unit, out, measure), measure, used))
     if not quick:
         rows += list(_restarts(out, measure, say))
     table = pd.DataFrame(rows)
@@ -108,25 +110,34 @@ def validate_torch(*, quick: bool, out: Path, machine: Path | None = None, say: 
     return table
 
 
+def _calibrated(bed: Bed, out: Path, measure: Any, repeats: int) -> Machine:
+    """Return a bed's constants, measured now or before; they are written down before any program of the bed runs."""
+    raw = _run(bed, {"configurations": [], "rounds": 0, "block_repeats": 0, "micro": repeats}, out / f"calibration_{bed.file}.json", measure)
+    machine = machine_of(bed, slowest_micro(raw["lines"]))
+    machine.write(out / f"machine_{bed.file}.yaml")
+    return machine
+
+
 def _measured(unit: Unit, out: Path, measure: Any) -> dict[str, Any]:
     """Return the raw lines of a unit, measured now or before."""
-    path = out / unit.file
+    configurations = [{"program": unit.program, "values": values} for values in measure.programs.PROGRAMS[unit.program].variants()]
+    task = {"configurations": configurations, "rounds": unit.rounds, "block_repeats": 5 if unit.rounds < 7 else 9}
+    return _run(unit.bed, task, out / unit.file, measure)
+
+
+def _run(bed: Bed, task: dict[str, Any], path: Path, measure: Any) -> dict[str, Any]:
+    """Run a task on a bed unless its results are there."""
     if path.exists():
         return json.loads(path.read_text())
-    variants = measure.programs.PROGRAMS[unit.program].variants()
-    task = {
-        "configurations": [{"program": unit.program, "values": values} for values in variants], "rounds": unit.rounds,
-        "block_repeats": 5 if unit.rounds < 7 else 9, "micro": 5 if unit.rounds < 7 else 7,
-    }  # fmt: skip
     run = measure.launch.run_ranks
     try:
-        if unit.bed.rate:
-            with measure.network.shaped(unit.bed.size, unit.bed.rate) as network:
-                lines = run("validation.measure.worker", unit.bed.size, task, network)
+        if bed.rate:
+            with measure.network.shaped(bed.size, bed.rate) as network:
+                lines = run("validation.measure.worker", bed.size, task, network)
         else:
-            lines = run("validation.measure.worker", unit.bed.size, task)
+            lines = run("validation.measure.worker", bed.size, task)
     except (measure.launch.RankError, measure.network.NetworkError) as error:
-        raise InputError(f"{unit.program} on {unit.bed.name}: {error}") from None
+        raise InputError(f"{path.stem} on {bed.name}: {error}") from None
     _write(path, json.dumps({"task": task, "lines": lines}))
     return {"task": task, "lines": lines}
 
@@ -137,17 +148,13 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, out: Path, earlier: Path | None) -> Iterator[dict[str, Any]]:
+def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, machine: Machine) -> Iterator[dict[str, Any]]:
     lines: list[list[dict[str, Any]]] = raw["lines"]
-    machine = machine_of(unit.bed, _slowest_micro(lines))
-    machine.write(out / f"machine_{unit.file.removesuffix('.json')}.yaml")
-    if earlier is not None:
-        machine = Machine.read(earlier / f"machine_{unit.file.removesuffix('.json')}.yaml")
     cls = measure.programs.PROGRAMS[unit.program]
     for number, configuration in enumerate(raw["task"]["configurations"]):
         values = configuration["values"]
         seconds, yard, quartiles = samples(lines, number)
-        programs = programs_of(cls, values, blocks_of(lines, number, yard, machine), machine, unit.bed)
+        programs = programs_of(cls, values, blocks_of(lines, number, yard), machine, unit.bed)
         predicted, simple = predict(programs, machine), naive(programs, machine, unit.bed)
         yield {
             "bed": unit.bed.name, "ranks": unit.bed.size, "rate": unit.bed.rate, "program": unit.program, "configuration": json.dumps(values),
@@ -182,14 +189,22 @@ def _restarts(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[d
         }  # fmt: skip
 
 
-def _slowest_micro(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Return the median over repetitions of the slowest rank's time, by constant. [s]"""
+def slowest_micro(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """Return the slowest rank's time by constant, the mean over the middle half of the repetitions. [s]
+
+    A median would jump between the two times of an operation that takes either.
+    """
     times: dict[str, list[list[float]]] = {}
     for rank in lines:
         for line in rank:
             if line["kind"] == "micro" and line["seconds"]:
                 times.setdefault(line["name"], []).append(line["seconds"])
-    return {name: statistics.median(map(max, zip(*ranks, strict=False))) for name, ranks in times.items()}
+    return {name: _middle(list(map(max, zip(*ranks, strict=True)))) for name, ranks in times.items()}
+
+
+def _middle(values: Sequence[float]) -> float:
+    cut = len(values) // 4
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
 
 
 def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[float, float, tuple[float, float]]:
@@ -208,15 +223,12 @@ def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[
     return statistics.median(values), statistics.median(yards[k] for k in kept), (low, high)
 
 
-def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float, machine: Machine) -> list[dict[str, float]]:
-    """Return each rank's block times, scaled to the speed of the machine at the time of the samples.
-
-    Blocks are timed with all ranks active: on a shared core each takes its share of the time, so what it costs alone is that over the sharers.
-    """
+def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[dict[str, float]]:
+    """Return each rank's block times, scaled to the speed of the machine at the time of the samples. [s]"""
     found: list[dict[str, float]] = []
     for rank in lines:
         line = next(line for line in rank if line["kind"] == "blocks" and line["number"] == number)
-        scale = yard / line["yardstick"] / machine.cluster.ranks_per_accelerator
+        scale = yard / line["yardstick"]
         found.append({name: seconds * scale for name, seconds in line["seconds"].items()})
     return found
 

@@ -6,23 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from simtrain.cost.collective import bytes_sent
 from simtrain.graph.per_rank import RankProgram
-from simtrain.validate.torch_machine import HIGH, KINDS, LOW, SMALL, Bed, Machine, machine_of
+from simtrain.validate.torch_machine import HIGH, KINDS, LOW, Bed, Machine, machine_of
 from simtrain.validate.torch_predict import naive, predict, predict_restart
 
 BED = Bed(2, 300e6, 2, 0.0)
 RATE = 0.956 * 300e6 / 8
-LAUNCH, STEP = 2e-4, 1e-4
+LATENCY = {"all_reduce": 7e-4, "all_gather": 4e-4, "send_recv": 6e-4, "exchange": 2e-4}
+EFFICIENCY = {"all_reduce": 1.0, "all_gather": 0.8, "send_recv": 1.0, "exchange": 0.9}
+GAP = 3e-3
+
+
+def _seconds(kind: str, nbytes: float, bed: Bed) -> float:
+    times, volume = KINDS[kind], bytes_sent("all_to_all" if kind == "exchange" else kind, nbytes, bed.size)
+    return times * LATENCY[kind] + (times * volume - bed.burst) / (0.956 * bed.rate / 8 * EFFICIENCY[kind])
 
 
 def micro(bed: Bed = BED) -> dict[str, float]:
     """Return what a machine of known constants would be measured at. [s]"""
-    n = bed.size
-    steps = {"all_reduce": 2 * (n - 1), "all_gather": n - 1, "all_to_all": n - 1}
-    volume = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "all_to_all": (n - 1) / n}
-    found = {f"{kind} {nbytes}": LAUNCH + steps[kind] * STEP + volume[kind] * nbytes / RATE for kind in KINDS for nbytes in (LOW, HIGH)}
-    found |= {f"{kind} {SMALL}": LAUNCH + steps[kind] * STEP for kind in KINDS}
-    return found | {f"busy all_reduce {SMALL}": LAUNCH + steps["all_reduce"] * STEP + 3e-3, f"product {LOW}": 1e-4, f"product beside {LOW}": 1.25e-4}
+    found = {f"{kind} {nbytes}": _seconds(kind, nbytes, bed) for kind in KINDS for nbytes in (LOW, HIGH)}
+    return found | {f"busy all_reduce {LOW}": found[f"all_reduce {LOW}"] + GAP, f"product {LOW}": 1e-4, f"product beside {LOW}": 1.25e-4}
 
 
 @pytest.fixture
@@ -34,12 +38,21 @@ def machine() -> Machine:
 def test_constants_come_back(bed: Bed) -> None:
     found = machine_of(bed, micro(bed))
     nic = found.cluster.node.nic
-    assert nic.latency == pytest.approx(STEP, rel=1e-3)
-    assert nic.launch == pytest.approx(LAUNCH, rel=1e-3)
-    assert nic.bandwidth * nic.efficiency == pytest.approx(RATE, rel=1e-3)
+    assert nic.bandwidth * nic.efficiency == pytest.approx(0.956 * bed.rate / 8, rel=1e-3)
+    for kind in KINDS:
+        assert found.software.operations[kind].latency == pytest.approx(LATENCY[kind], rel=1e-2)
+        assert found.software.operations[kind].efficiency == pytest.approx(EFFICIENCY[kind], rel=1e-3)
     assert found.software.overlap_slowdown == pytest.approx(0.2)
-    assert found.software.overlapped_gap == pytest.approx(3e-3)
+    assert found.software.overlapped_gap == pytest.approx(GAP)
     assert found.cluster.ranks_per_accelerator == bed.size // 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_price_is_what_was_measured(machine: Machine, kind: str) -> None:
+    # One message of an exchange between two carries what each sends: half of the buffer.
+    nbytes = LOW / 2 if kind == "exchange" else LOW
+    assert machine.price(kind, nbytes, 2, False).seconds == pytest.approx(micro()[f"{kind} {LOW}"] / KINDS[kind], rel=1e-3)
+    assert machine.price(kind, nbytes, 2, True).latency == pytest.approx(LATENCY[kind] + GAP, rel=1e-2)
 
 
 def test_constants_survive_their_file(machine: Machine, tmp_path: Path) -> None:
@@ -48,6 +61,7 @@ def test_constants_survive_their_file(machine: Machine, tmp_path: Path) -> None:
     read = Machine.read(path)
     assert read.cluster.node.nic == machine.cluster.node.nic
     assert read.software.overlap_slowdown == machine.software.overlap_slowdown
+    assert read.software.operations == machine.software.operations
 
 
 def test_a_reduce_scatter_sends_the_bytes_of_an_all_reduce(machine: Machine) -> None:
@@ -64,10 +78,11 @@ def test_overlap_costs_compute_and_latency(machine: Machine) -> None:
         handle = r.collective("all_reduce", 4e6, async_op=True)
         r.compute("work", 0.1)
         r.wait(handle)
-    wire = LAUNCH + 2 * STEP + 3e-3 + 4e6 / RATE
+    latency = LATENCY["all_reduce"] + GAP
+    wire = latency + 4e6 / RATE
     # While the wire is busy, compute runs at 0.8 of its rate.
     assert predict(ranks, machine) == pytest.approx(0.1 + 0.2 * wire, rel=1e-3)
-    assert naive(ranks, machine, BED) == pytest.approx(LAUNCH + 2 * STEP + 3e-3 + 4e6 / (300e6 / 8), rel=1e-3)
+    assert naive(ranks, machine, BED) == pytest.approx(latency + 4e6 / (300e6 / 8), rel=1e-3)
 
 
 def test_a_halved_bandwidth_is_noticed(machine: Machine) -> None:

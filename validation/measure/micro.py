@@ -14,14 +14,14 @@ import torch.distributed as dist
 from validation.measure.program import exchange
 
 MB = 1_000_000
-SMALL = 4096
-"""Message whose time is all latency. [B]"""
 SIZES = (2 * MB, 6 * MB)
-"""Sizes whose difference gives the rate; programs and plain collectives use others. [B]"""
-
-
-PAUSE = 0.02
-"""Between calls: lets every shaper fill its bucket again. [s]"""
+"""Sizes whose difference gives a rate; programs and plain collectives use others. [B]"""
+EXCHANGES = 3
+"""Exchanges that are timed together."""
+LEAD = 0.025
+"""From the agreement on a start to the start. Every shaper fills its bucket meanwhile. [s]"""
+SKEW = 5e-4
+"""Between the starts of neighbouring ranks. [s]"""
 
 
 class Yardstick:
@@ -31,13 +31,13 @@ class Yardstick:
         self.a = torch.randn(384, 384)
 
     def seconds(self) -> float:
-        """Return the median time of one product out of five. [s]"""
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
+        """Return the median processor time of one product out of seven, after two that bring it into the cache. [s]"""
+        times: list[float] = []
+        for _ in range(9):
+            start = time.thread_time()
             self.a @ self.a
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
+            times.append(time.thread_time() - start)
+        return statistics.median(times[2:])
 
 
 def set_priorities() -> None:
@@ -50,21 +50,41 @@ def set_priorities() -> None:
         os.setpriority(os.PRIO_PROCESS, int(task.name), next((n for start, n in nice.items() if name.startswith(start[:15])), 10))
 
 
+def start_together(rank: int, size: int) -> float:
+    """Return when the last rank goes on, having kept every core busy until its own turn. [s]
+
+    Ranks leave a barrier up to a scheduler's tick apart. They agree on a time instead (Linux has one monotonic clock for all processes), and
+    compute up to it: after a sleep, threads wake with a tick, which no program sees in the middle of a step. They go on a fraction of a millisecond
+    apart, as ranks of a program do: two that enter gloo in the same instant hold each other's locks for up to 20 ms.
+    """
+    dist.barrier()  # whatever is still on its way would delay the agreement beyond the start
+    agreed = torch.tensor([time.perf_counter()], dtype=torch.float64)
+    dist.all_reduce(agreed, dist.ReduceOp.MAX)
+    first, a = float(agreed) + LEAD, torch.randn(128, 128)
+    while time.perf_counter() < first + rank * SKEW:
+        a @ a
+    return first + (size - 1) * SKEW
+
+
 def constants(rank: int, size: int, repeats: int) -> Iterator[tuple[str, list[float]]]:
-    """Measure every constant and yield its times by name, one per repetition: all ranks start each together. [s]"""
+    """Measure every constant and yield its times by name, one per repetition: all ranks start each together, or nearly so. [s]"""
     if size == 1:
         return
-    yield "barrier", _time(dist.barrier, repeats)
-    for nbytes in (SMALL, *SIZES):
+    for nbytes in SIZES:
         x = torch.ones(nbytes // 4)
         part = torch.ones(nbytes // 4 // size)
         y = torch.ones(nbytes // 4)
-        yield f"all_reduce {nbytes}", _time(lambda x=x: dist.all_reduce(x), repeats)
-        yield f"all_gather {nbytes}", _time(lambda x=x, part=part: dist.all_gather_into_tensor(x[: len(part) * size], part), repeats)
-        yield f"all_to_all {nbytes}", _time(lambda x=x, y=y: exchange(list(y.chunk(size)), list(x.chunk(size)), rank), repeats)
-        yield f"send_recv {nbytes}", _time(lambda x=x: _one_way(x, rank), repeats)
-    for nbytes in (SMALL, SIZES[0]):
-        yield from _beside_compute(rank, nbytes, repeats)
+        yield f"all_reduce {nbytes}", _time(rank, size, repeats, lambda x=x: dist.all_reduce(x))
+        yield f"all_gather {nbytes}", _time(rank, size, repeats, lambda x=x, part=part: dist.all_gather_into_tensor(x[: len(part) * size], part))
+        yield f"exchange {nbytes}", _time(rank, size, repeats, lambda x=x, y=y: _exchanges(y, x, rank, size))
+        yield f"send_recv {nbytes}", _time(rank, size, repeats, lambda x=x: _one_way(x, rank))
+    yield from _beside_compute(rank, size, SIZES[0], repeats)
+
+
+def _exchanges(y: torch.Tensor, x: torch.Tensor, rank: int, size: int) -> None:
+    """Run several one after another: ranks leave an exchange together, and enter the next while they hold each other's locks."""
+    for _ in range(EXCHANGES):
+        exchange(list(y.chunk(size)), list(x.chunk(size)), rank)
 
 
 def _one_way(x: torch.Tensor, rank: int) -> None:
@@ -74,27 +94,18 @@ def _one_way(x: torch.Tensor, rank: int) -> None:
         dist.recv(x, 0)
 
 
-def _time(run: Callable[[], object], repeats: int) -> list[float]:
+def _time(rank: int, size: int, repeats: int, run: Callable[[], object]) -> list[float]:
     """Return the times of a call that all ranks start together, with full token buckets, on cores that compute as in a program. [s]"""
-    times = []
+    times: list[float] = []
     for repeat in range(repeats + 1):
-        _compute_for(PAUSE)
-        dist.barrier()
-        start = time.perf_counter()
+        start = start_together(rank, size)
         run()
         if repeat:
             times.append(time.perf_counter() - start)
     return times
 
 
-def _compute_for(seconds: float) -> None:
-    """Keep the core busy: after a sleep its threads wake with a tick of the scheduler, which no program sees in the middle of a step."""
-    a, start = torch.randn(192, 192), time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        a @ a
-
-
-def _beside_compute(rank: int, nbytes: int, repeats: int) -> Iterator[tuple[str, list[float]]]:
+def _beside_compute(rank: int, size: int, nbytes: int, repeats: int) -> Iterator[tuple[str, list[float]]]:
     """Run an all-reduce beside small products: how long it takes then, and how much longer a product takes meanwhile."""
     a, x = torch.randn(192, 192), torch.ones(nbytes // 4)
 
@@ -103,19 +114,19 @@ def _beside_compute(rank: int, nbytes: int, repeats: int) -> Iterator[tuple[str,
         a @ a
         return time.perf_counter() - start
 
-    took, slowdown, free = [], [], []
+    took: list[float] = []
+    slowed: list[float] = []
+    free: list[float] = []
     for _ in range(repeats):
-        _compute_for(PAUSE)
+        start_together(rank, size)
         free.append(statistics.fmean(product() for _ in range(100)))
-        dist.barrier()
-        start, meanwhile = time.perf_counter(), []
+        start, meanwhile = start_together(rank, size), list[float]()
         work = dist.all_reduce(x, async_op=True)
         while not work.is_completed():
             meanwhile.append(product())
         took.append(time.perf_counter() - start)
         work.wait()
-        if meanwhile:
-            slowdown.append(statistics.fmean(meanwhile))
+        slowed.append(statistics.fmean(meanwhile))
     yield f"busy all_reduce {nbytes}", took
-    yield f"product beside {nbytes}", slowdown
+    yield f"product beside {nbytes}", slowed
     yield f"product {nbytes}", free

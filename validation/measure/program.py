@@ -23,6 +23,8 @@ class Block:
     run: Run
     before: Run = lambda: None
     """Prepares one run, untimed; a backward needs its forward."""
+    is_compute: bool = True
+    """Whether it takes the time of a core, rather than of a disk."""
 
 
 class Program(ABC):
@@ -177,5 +179,5 @@ def exchange(outputs: list[Tensor], inputs: list[Tensor], rank: int) -> None:
 
 def exchange_twin(r: RankProgram, received: Sequence[float], sent: Sequence[float]) -> list[int]:
     """State :func:`exchange` for the simulator; the handles are waited on by the caller. [B]"""
-    handles = [r.irecv(nbytes, peer) for peer, nbytes in enumerate(received) if peer != r.rank and nbytes]
-    return handles + [r.isend(nbytes, peer) for peer, nbytes in enumerate(sent) if peer != r.rank and nbytes]
+    into, out = ({peer: nbytes for peer, nbytes in enumerate(sizes) if peer != r.rank} for sizes in (received, sent))
+    return r.exchange(into, out)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from validation.measure import micro
-from validation.measure.program import Program
+from validation.measure.program import Block, Program
 from validation.measure.programs import PROGRAMS
 
 WARM_UPS = 2
@@ -73,18 +73,15 @@ class Worker:
         program.prepare()
         blocks = program.blocks()
         names = sorted(blocks)
-        dist.barrier()
+        micro.start_together(self.rank, self.size)
         times: dict[str, list[float]] = {name: [] for name in names}
         yards: list[float] = []
         for repeat in range(self.task["block_repeats"] + 1):
             yards.append(self.yardstick.seconds())
             for name in names:
-                block = blocks[name]
-                block.before()
-                start = time.perf_counter()
-                block.run()
+                seconds = _time_of(blocks[name])
                 if repeat:
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(seconds)
         dist.barrier()
         values = {name: statistics.median(seconds) for name, seconds in times.items()}
         program.prepare()  # forget what the blocks left behind
@@ -99,18 +96,28 @@ class Worker:
                 raise AssertionError(f"{program.name} {program.settings}: result is off by {error:.2g} from the same mathematics in one process")
         else:
             program.step()
-        time.sleep(0.02)  # lets every shaper fill its bucket again
-        dist.barrier()
-        before = self.yardstick.seconds()
-        sent = int(INTERFACE.read_text()) if INTERFACE.exists() else 0
-        dist.barrier()
-        start = time.perf_counter()
+        before, sent = self.yardstick.seconds(), _sent()
+        start = micro.start_together(self.rank, self.size)
         program.step()
         seconds = time.perf_counter() - start
-        dist.barrier()
-        sent = (int(INTERFACE.read_text()) if INTERFACE.exists() else 0) - sent
         after = self.yardstick.seconds()
-        self.write({"kind": "sample", "number": number, "round": round_number, "seconds": seconds, "yardsticks": [before, after], "sent": sent})
+        dist.barrier()
+        line = {"kind": "sample", "number": number, "round": round_number, "seconds": seconds, "yardsticks": [before, after], "sent": _sent() - sent}
+        self.write(line)
+
+
+def _time_of(block: Block) -> float:
+    """Return the time of one run: of the core, which leaves out other ranks' turns on it, or of the clock where the core only waits. [s]"""
+    block.before()
+    clock = time.thread_time if block.is_compute else time.perf_counter
+    start = clock()
+    block.run()
+    return clock() - start
+
+
+def _sent() -> int:
+    """Return the bytes that left this rank's interface so far. [B]"""
+    return int(INTERFACE.read_text()) if INTERFACE.exists() else 0
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Collectives(Program):
             r.wait(*exchange_twin(r, part, part))
         elif kind == "send_recv":
             if self.rank < 2:
-                r.wait(r.isend(nbytes, 1) if self.rank == 0 else r.irecv(nbytes, 0))
+                (r.send if self.rank == 0 else r.recv)(nbytes, 1 - self.rank)
         else:
             if kind == "all_reduce":
                 r.compute("copy", seconds["copy"])

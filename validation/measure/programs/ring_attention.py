@@ -130,4 +130,7 @@ class RingAttention(Program):
                     r.wait(*self._shift_twin(r))
 
     def _shift_twin(self, r: RankProgram) -> list[int]:
-        return [r.irecv(self.nbytes, (self.rank - 1) % self.size), r.isend(self.nbytes, (self.rank + 1) % self.size)]
+        before, after = (self.rank - 1) % self.size, (self.rank + 1) % self.size
+        if not self.settings["is_overlapped"]:
+            return r.exchange({before: self.nbytes}, {after: self.nbytes})
+        return [r.irecv(self.nbytes, before), r.isend(self.nbytes, after)]
