@@ -27,7 +27,7 @@ def _elementwise(op: str, tokens: int, hidden: int, device: torch.device) -> Par
     x, y = random(tokens, hidden, device=device), random(tokens, hidden, device=device)
     weight, bias = random(hidden, device=device), random(hidden, device=device)
     operations: dict[str, Parts] = {
-        "copy": (lambda: x.clone(), []),
+        "copy": (x.clone, []),
         "add": (lambda: x + y, []),
         "cast_fp8": (lambda: x.to(torch.float8_e4m3fn), []),
         "layernorm": (lambda: F.layer_norm(x, (hidden,), weight, bias), [x, weight, bias]),
@@ -46,7 +46,6 @@ LEAST_BYTES = {
     ("copy", "forward"): 4, ("add", "forward"): 6, ("cast_fp8", "forward"): 3, ("layernorm", "forward"): 4, ("layernorm", "backward"): 6,
     ("rmsnorm", "forward"): 4, ("rmsnorm", "backward"): 6, ("gelu", "forward"): 4, ("gelu", "backward"): 6, ("swiglu", "forward"): 6,
     ("swiglu", "backward"): 10, ("softmax", "forward"): 4, ("softmax", "backward"): 6, ("cross_entropy", "forward"): 2, ("cross_entropy", "backward"): 4,
-   
 }  # fmt: skip
 """Per element: inputs read and outputs written once. [B]"""
 
@@ -126,7 +125,7 @@ def check(device: torch.device) -> dict[str, float]:
     found["rmsnorm"] = relative_error(out, x / (x * x).mean(-1, keepdim=True).sqrt() * w)
     out, (x, y) = of("swiglu")
     found["swiglu"] = relative_error(out, x / (1 + (-x).exp()) * y)
-    run, (logits,) = _cross_entropy(16, 64, device)
+    _, (logits,) = _cross_entropy(16, 64, device)
     torch.manual_seed(1)
     targets = torch.randint(64, (16,), device=device)
     expected = (logits.double().logsumexp(-1) - logits.double()[torch.arange(16, device=device), targets]).mean()

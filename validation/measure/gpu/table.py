@@ -10,7 +10,8 @@ from typing import Any
 
 CONFIGURATION = (
     "kind", "op", "model", "dtype", "pass", "m", "n", "k", "batch", "seq_len", "heads", "kv_heads", "head_dim", "hidden", "ffn", "vocab", "layers", "experts",
-    "top_k", "microbatches", "parameters", "tensors", "size_bytes", "causal", "backend", "scaling", "load", "recompute", "is_graphed", "memory", "beside", "mode",
+    "top_k", "microbatches", "parameters", "tensors", "size_bytes", "causal", "backend", "scaling", "load", "recompute", "is_graphed", "memory", "beside",
+    "mode",
 )  # fmt: skip
 """Columns that say what was run. Two rows never agree in all of them."""
 

@@ -2,14 +2,15 @@
 
 Three ways, named in the column ``mode``:
 
-- ``flushed``: before each run a buffer of 512 MiB, ten times the L2 cache of an H100, is overwritten, outside the timed interval. Operands come from device memory, and the host
-  enqueues the run while the buffer is written, so that no launch gap is timed.
+- ``flushed``: before each run a buffer of 512 MiB, ten times the L2 cache of an H100, is overwritten, outside the timed interval. Operands come from
+  device memory, and the host enqueues the run while the buffer is written, so that no launch gap is timed.
 - ``back_to_back``: runs follow each other with an event between, as in a training loop; what the host cannot enqueue in time shows.
 - ``sustained``: back to back for two seconds, which brings power and clocks to where training has them.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from typing import NamedTuple, Protocol
@@ -102,7 +103,7 @@ class CudaClock:
             run()
             event.record()
         torch.cuda.synchronize()
-        return [before.elapsed_time(after) / 1e3 for before, after in zip(events, events[1:])]
+        return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
 
 
 def clock_for(device: torch.device) -> Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 
@@ -81,7 +82,7 @@ def _covered(run: Run, seconds: float, cover: Run, cover_seconds: float) -> list
     torch.cuda.synchronize()
     if events[-1].elapsed_time(last) < 0:
         raise RuntimeError("the other stream ended first: overlapped only in part")
-    return [before.elapsed_time(after) / 1e3 for before, after in zip(events, events[1:])]
+    return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
 
 
 def check(device: torch.device) -> dict[str, float]:
