@@ -15,6 +15,11 @@ INTERVAL = 100
 """Between two readings of nvidia-smi. [ms]"""
 
 
+def has_cuda() -> bool:
+    """Tell whether there is a CUDA device."""
+    return torch.cuda.is_available()
+
+
 class Reading(NamedTuple):
     """Clock of the SMs [MHz], power [W] and temperature [degrees Celsius]; None if unknown."""
 
