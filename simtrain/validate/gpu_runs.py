@@ -38,6 +38,8 @@ EXPECTED = {
 }  # fmt: skip
 """Median error to expect, stated before anything was measured: the tolerances of kernels, and what the fits to published training leave.
 Launches are shown, not judged."""
+HOST_BOUND = 1.2
+"""An eager run is bound by the host if a graph of the same work is faster by more than this."""
 GROSS = 3.0
 """Times the expected error beyond which the model must be wrong."""
 
@@ -151,12 +153,23 @@ def compare(runs: GpuRuns) -> pd.DataFrame:
     -------
     DataFrame
         The columns of the measurements that say what was run, and ``measured``, ``predicted`` [s], ``error`` (predicted over measured, less one),
-        ``noise`` (half the distance of quartiles over the median), ``memory_measured`` and ``memory_predicted`` (activations of a layer, [B]), ``status``.
+        ``noise`` (half the distance of quartiles over the median), ``is_host_bound``,
+        ``memory_measured`` and ``memory_predicted`` (activations of a layer, [B]), ``status``.
     """
     import pandas as pd
 
     predictor = Predictor(cluster_of(str(runs.about.get("device", ""))))
-    return pd.DataFrame([_compared(GpuRow(cells), predictor) for cells in runs.rows if cells["kind"] != "check"])
+    rows = [_compared(GpuRow(cells), predictor) for cells in runs.rows if cells["kind"] != "check"]
+    graphed = {_twin(row): row["measured"] for row in rows if row["is_graphed"]}
+    for row in rows:
+        alone = None if row["is_graphed"] else graphed.get(_twin(row))
+        row["is_host_bound"] = bool(alone and row["measured"] and row["measured"] > HOST_BOUND * alone)
+    return pd.DataFrame(rows)
+
+
+def _twin(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a graphed and an eager run of the same work have in common."""
+    return tuple(row[key] for key in ("kind", "op", "model", "pass", "recompute", "configuration"))
 
 
 def _compared(row: GpuRow, predictor: Predictor) -> dict[str, Any]:
@@ -208,10 +221,20 @@ def group_of(row: dict[str, Any]) -> str:
     if kind == "grouped":
         return row["pass"]
     if kind in ("layer", "moe_layer", "step", "launch"):
-        return "graphed" if row["is_graphed"] else "eager"
+        return "graphed" if row["is_graphed"] else "eager, bound by the host" if row["is_host_bound"] else "eager"
     if kind == "transfer":
         return "alone" if "beside" not in row["configuration"] else "beside another"
     return row["op"] if kind == "memory" else row["dtype"]
+
+
+def memory_errors(frame: pd.DataFrame) -> list[float]:
+    """Return predicted over measured activations, less one, of every layer; those of one shape are measured several times and count once."""
+    rows = cast("list[dict[str, Any]]", frame.to_dict("records"))
+    found: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        if _known(row["memory_predicted"]) and _known(row["memory_measured"]) and row["memory_measured"]:
+            found[row["kind"], row["model"], row["recompute"], row["configuration"]] = row["memory_predicted"] / row["memory_measured"] - 1
+    return list(found.values())
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
