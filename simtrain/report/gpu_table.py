@@ -96,7 +96,7 @@ def plot_gpu_runs(frame: pd.DataFrame, about: Mapping[str, Any], path: str) -> N
         figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.4), gridspec_kw={"width_ratios": [1, 1.1]})
         _scatter(axes[0], rows)
         _by_kind(axes[1], rows, kinds)
-        figure.subplots_adjust(left=0.06, right=0.985, top=0.86, bottom=0.1, wspace=0.28)
+        figure.subplots_adjust(left=0.06, right=0.985, top=0.84, bottom=0.1, wspace=0.28)
         notes = [provenance(about), f"{len(rows):,} rows", "filled: in a CUDA graph"]
         style.header(figure, "One GPU: predicted against measured", notes)
         style.save(figure, path)
