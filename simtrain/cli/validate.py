@@ -27,20 +27,26 @@ class ValidationTarget(StrEnum):
 def validate(
     what: Annotated[ValidationTarget, typer.Argument(help="What to validate.")],
     table: Annotated[
-        Path | None, typer.Option(help="CSV of measurements with the columns of microbench.csv (kernels) or published_training.csv (published).")
+        Path | None, typer.Option(help="CSV of measurements: as microbench.csv (kernels), published_training.csv (published) or gpu_runs.csv (torch --gpu).")
     ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write every row here: predicted, measured, error, or why it is unsupported.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw predicted against measured here (.svg or .png).")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="torch: a few programs on one network instead of all.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="torch: a few programs on one network, or with --gpu a few cases of each kind.")] = False,
     out: Annotated[Path | None, typer.Option(help="torch: folder of measurements and constants; what is there is not measured again.")] = None,
     machine: Annotated[Path | None, typer.Option(help="torch: folder of an earlier run whose constants predict this one.")] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="torch: kernels, layers and steps of one GPU; measured here, in --table F.csv, or in the repository.")
+    ] = False,
 ) -> None:
     """Compare predictions with measurements; exit code 1 outside the stated tolerance."""
+    if what is ValidationTarget.torch and gpu:
+        _gpu(quick, out, table, as_json, plot, machine)
+        return
     if what is ValidationTarget.torch:
         _torch(quick, out or Path("torch-runs"), machine, {"--table": table, "--json": as_json, "--plot": plot})
         return
-    if quick or out or machine:
-        raise InputError(f"validate {what.value}: --quick, --out and --machine are options of 'validate torch'; leave them out")
+    if quick or out or machine or gpu:
+        raise InputError(f"validate {what.value}: --quick, --out, --machine and --gpu are options of 'validate torch'; leave them out")
     if table is None:
         raise InputError(f"validate {what.value}: give a table of measurements with --table F.csv")
     check_table(table)
@@ -104,6 +110,32 @@ def _torch(quick: bool, out: Path, machine: Path | None, foreign: dict[str, Path
     table = validate_torch(quick=quick, out=out, machine=machine, say=lambda text: print(text, file=sys.stderr, flush=True))
     print_torch_runs(table, decisions(table, load_measure()))
     missed = outside_tolerance(table)
+    if missed:
+        raise ToleranceError("\n".join(missed))
+
+
+def _gpu(quick: bool, out: Path | None, table: Path | None, as_json: Path | None, plot: Path | None, machine: Path | None) -> None:
+    from simtrain.report.gpu_table import plot_gpu_runs, print_gpu_runs
+    from simtrain.validate.gpu_runs import memory_errors, outside_tolerance, summary, validate_gpu
+
+    if machine:
+        raise InputError("validate torch --gpu: --machine has no effect, no constant of the machine is fitted; leave it out")
+    if table and (quick or out):
+        raise InputError("validate torch --gpu: --quick and --out have no effect with --table, nothing is measured; leave them out")
+    for option, path in (("--json", as_json), ("--plot", plot)):
+        if path:
+            check_output(option, path)
+    frame, about = validate_gpu(quick=quick, out=out or Path("torch-runs"), table=table, say=lambda text: print(text, file=sys.stderr, flush=True))
+    scores, memory = summary(frame), memory_errors(frame)
+    print_gpu_runs(frame, scores, about, memory)
+    record = {"about": about, "rows": json.loads(str(frame.to_json(orient="records"))), "summary": json.loads(str(scores.to_json(orient="records")))}
+    files: list[tuple[Path, Callable[[str], None]]] = [(as_json, _writer(json.dumps(record, indent=1)))] if as_json else []
+    if plot:
+        if not any(scores["compared"]):
+            raise InputError(f"--plot {plot}: no row could be predicted")
+        files.append((plot, lambda path: plot_gpu_runs(frame, about, path)))
+    write_files(files)
+    missed = outside_tolerance(frame)
     if missed:
         raise ToleranceError("\n".join(missed))
 
