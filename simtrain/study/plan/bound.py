@@ -18,6 +18,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from simtrain.cost.model import CostModel
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.recorder import Recorder
@@ -28,6 +30,8 @@ from simtrain.systems.training import Microbatch, TransformerTraining
 
 _FEW = 2
 """Microbatches per stage and chunk looked at for the peak: it is reached in the first round."""
+_ROUNDING = 1e-12
+"""Relative slack of a sum that the simulation takes in another order."""
 
 
 class Piece(NamedTuple):
@@ -224,14 +228,16 @@ def _schedule(system: TransformerTraining, c: Candidate) -> Schedule:
     return "interleaved" if c.vpp > 1 else "1f1b"
 
 
+@lru_cache(maxsize=4096)
 def _peak(schedule: Schedule, stage: int, stages: int, chunks: int, count: int, saved: tuple[float, ...]) -> float:
     """Return the most that microbatches in flight keep, by chunk. [B]"""
-    return max(sum(n * s for n, s in zip(held, saved, strict=True)) for held in _in_flight(schedule, stage, stages, chunks, count))
+    held = _in_flight(schedule, stage, stages, chunks, count)
+    return float((held @ np.array(saved)).max()) * (1 - _ROUNDING)
 
 
 @lru_cache(maxsize=4096)
-def _in_flight(schedule: Schedule, stage: int, stages: int, chunks: int, count: int) -> tuple[tuple[int, ...], ...]:
-    """Return how many forwards of each chunk are open at the moments where that is a new maximum of one of them or of all."""
+def _in_flight(schedule: Schedule, stage: int, stages: int, chunks: int, count: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Return how many forwards of each chunk are open at the moments where that is a new maximum of one of them or of all. [moments, chunks]"""
     now, seen = [0] * chunks, set[tuple[int, ...]]()
     total = best = 0
     for task in tasks(schedule, stage, stages, chunks, count):
@@ -241,7 +247,7 @@ def _in_flight(schedule: Schedule, stage: int, stages: int, chunks: int, count: 
         if total >= best:
             best = total
             seen.add(tuple(now))
-    return tuple(sorted(seen))
+    return np.array(sorted(seen), dtype=np.float64)
 
 
 def _path(template: Template) -> float:

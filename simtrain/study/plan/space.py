@@ -15,6 +15,8 @@ KEYS = ("tp", "pp", "vpp", "cp", "ep", "zero", "recompute", "microbatch_size")
 """What is planned, as the system's parameters are called; ``dp`` follows."""
 MICROBATCHES = 16
 """Largest microbatch tried. [sequences]"""
+LEAST_SHARD = 128
+"""Fewest tokens of a sequence that context parallelism leaves a rank: one tile of an attention kernel. [tokens]"""
 _ZERO, _RECOMPUTE = (0, 1, 3), ("none", "selective", "full")
 """ZeRO-2 is left out: with several microbatches it would reduce gradients once for each, which a step does not model."""
 
@@ -76,12 +78,12 @@ class Space:
     def candidates(self) -> Iterator[Candidate]:
         """Yield every candidate whose degrees divide what they have to.
 
-        Degrees divide the accelerators; tp also the heads, pp x vpp the layers when vpp > 1, cp the sequence, and data-parallel
+        Degrees divide the accelerators; tp also the heads, pp x vpp the layers when vpp > 1, cp the sequence into parts of at least :data:`LEAST_SHARD`, and data-parallel
         ranks times the microbatch the global batch. What divides but does not fit or run is found out later.
         """
         model, world, batch = self.workload.model, self.cluster.num_accelerators, self.workload.global_batch_size
         for tp in self._among("tp", divisors(_gcd(model.heads, model.ffn, world))):
-            for cp in self._among("cp", divisors(_gcd(world // tp, self.workload.seq_len)) if "cp" in self.axes else [1]):
+            for cp in self._among("cp", [n for n in divisors(_gcd(world // tp, self.workload.seq_len)) if self._may_shard(n)]):
                 for pp in self._among("pp", [n for n in divisors(world // (tp * cp)) if n <= model.layers]):
                     dp = world // (tp * cp * pp)
                     if tp * cp * pp * dp != world or batch % dp:
@@ -96,6 +98,9 @@ class Space:
             for zero in self._among("zero", _ZERO if dp * cp > 1 else (0,)):
                 for recompute in self._among("recompute", _RECOMPUTE):
                     yield Candidate(tp, pp, vpp, cp, 1, zero, recompute, microbatch)
+
+    def _may_shard(self, cp: int) -> bool:
+        return cp == 1 or ("cp" in self.axes and self.workload.seq_len // cp >= LEAST_SHARD)
 
     def _chunks(self, pp: int, count: int) -> list[int]:
         layers = self.workload.model.layers
