@@ -4,32 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from simtrain.report.gpu_table import markdown, plot_gpu_runs
-from simtrain.validate.gpu_runs import GpuRuns, compare, memory_errors, read_gpu_runs, summary
+from simtrain.report.gpu_table import Shown, markdown, plot_gpu_runs
+from simtrain.validate.gpu_runs import Compared, compared, repeat_errors
 from validation.readme_tables import replace
 
 FOLDER = Path(__file__).resolve().parent
-MEASURED = FOLDER / "data" / "gpu_runs.csv"
+DATA = FOLDER / "data"
+DEVICES = {"H100": "gpu_h100", "H200": "gpu_h200"}
+"""Files of measurements by device; ``NAME_repeat`` holds a second measurement of some cases."""
 PICTURE = FOLDER / "gpu_runs.png"
-NOT_YET = "Not measured yet: there is no `validation/data/gpu_runs.csv`. The programs are tested on CPU tensors."
+NOT_YET = "Not measured yet. The programs are tested on CPU tensors."
 
 
-def body() -> tuple[str, GpuRuns | None]:
-    """Return the generated part of the page, and what it was made from."""
-    if not MEASURED.exists():
-        return NOT_YET, None
-    runs = read_gpu_runs(MEASURED)
-    frame = compare(runs)
-    return markdown(summary(frame), runs.about, memory_errors(frame)), runs
+def measured() -> dict[str, Compared]:
+    """Return what there is, by device."""
+    return {device: compared(DATA / f"{name}.csv") for device, name in DEVICES.items() if (DATA / f"{name}.csv").exists()}
+
+
+def body(devices: dict[str, Compared]) -> str:
+    """Return the generated part of the page."""
+    if not devices:
+        return NOT_YET
+    return markdown([Shown(name, found.summary, found.about, found.memory_errors, _repeats(name, found)) for name, found in devices.items()])
+
+
+def _repeats(device: str, found: Compared) -> dict[tuple[str, str], float]:
+    again = DATA / f"{DEVICES[device]}_repeat.csv"
+    return repeat_errors(found.frame, compared(again).frame) if again.exists() else {}
 
 
 def main() -> None:
     """Write the generated part, and the picture if there is something to show."""
-    text, runs = body()
-    page = FOLDER / "README.md"
-    page.write_text(replace(page.read_text(), "gpu", text))
-    if runs is not None:
-        plot_gpu_runs(compare(runs), runs.about, str(PICTURE))
+    devices, page = measured(), FOLDER / "README.md"
+    page.write_text(replace(page.read_text(), "gpu", body(devices)))
+    if devices:
+        plot_gpu_runs([(found.frame, found.about) for found in devices.values()], str(PICTURE))
 
 
 if __name__ == "__main__":

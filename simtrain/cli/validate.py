@@ -116,7 +116,7 @@ def _torch(quick: bool, out: Path, machine: Path | None, foreign: dict[str, Path
 
 def _gpu(quick: bool, out: Path | None, table: Path | None, as_json: Path | None, plot: Path | None, machine: Path | None) -> None:
     from simtrain.report.gpu_table import plot_gpu_runs, print_gpu_runs
-    from simtrain.validate.gpu_runs import memory_errors, outside_tolerance, summary, validate_gpu
+    from simtrain.validate.gpu_runs import outside_tolerance, validate_gpu
 
     if machine:
         raise InputError("validate torch --gpu: --machine has no effect, no constant of the machine is fitted; leave it out")
@@ -125,17 +125,19 @@ def _gpu(quick: bool, out: Path | None, table: Path | None, as_json: Path | None
     for option, path in (("--json", as_json), ("--plot", plot)):
         if path:
             check_output(option, path)
-    frame, about = validate_gpu(quick=quick, out=out or Path("torch-runs"), table=table, say=lambda text: print(text, file=sys.stderr, flush=True))
-    scores, memory = summary(frame), memory_errors(frame)
-    print_gpu_runs(frame, scores, about, memory)
-    record = {"about": about, "rows": json.loads(str(frame.to_json(orient="records"))), "summary": json.loads(str(scores.to_json(orient="records")))}
+    devices = validate_gpu(quick=quick, out=out or Path("torch-runs"), table=table, say=lambda text: print(text, file=sys.stderr, flush=True))
+    record: list[dict[str, object]] = []
+    for device in devices:
+        print_gpu_runs(device.frame, device.summary, device.about, device.memory_errors)
+        rows, scores = (json.loads(str(table.to_json(orient="records"))) for table in (device.frame, device.summary))
+        record.append({"about": device.about, "rows": rows, "summary": scores, "memory_errors": device.memory_errors})
     files: list[tuple[Path, Callable[[str], None]]] = [(as_json, _writer(json.dumps(record, indent=1)))] if as_json else []
     if plot:
-        if not any(scores["compared"]):
+        if not all(any(device.summary["compared"]) for device in devices):
             raise InputError(f"--plot {plot}: no row could be predicted")
-        files.append((plot, lambda path: plot_gpu_runs(frame, about, path)))
+        files.append((plot, lambda path: plot_gpu_runs([(device.frame, device.about) for device in devices], path)))
     write_files(files)
-    missed = outside_tolerance(frame)
+    missed = [line for device in devices for line in outside_tolerance(device.frame, str(device.about.get("device", "")))]
     if missed:
         raise ToleranceError("\n".join(missed))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from simtrain.report import style
 from simtrain.report.terminal import escaped, new_console, new_table
@@ -51,14 +51,40 @@ def print_gpu_runs(frame: pd.DataFrame, summary: pd.DataFrame, about: Mapping[st
         console.print(f"{reasons.count(reason)} rows {escaped(reason)}")
 
 
-def markdown(summary: pd.DataFrame, about: Mapping[str, Any], memory_errors: Sequence[float]) -> str:
-    """Return provenance and errors by kind as Markdown."""
-    lines = [f"Measured on {provenance(about)}.", "", f"| kind | what | {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * len(COLUMNS)]
-    for row in cast("list[dict[str, Any]]", summary.to_dict("records")):
-        lines.append(f"| {NAMES.get(row['kind'], row['kind'])} | {row['what']} | {' | '.join(_cells(row))} |")
-    if memory_errors:
-        lines += ["", _memory_line(memory_errors) + "."]
+class Shown(NamedTuple):
+    """One device of a page."""
+
+    name: str
+    summary: pd.DataFrame
+    about: Mapping[str, Any]
+    memory_errors: Sequence[float]
+    repeats: Mapping[tuple[str, str], float]
+    """Distance between two measurements of the same cases, by kind and way of running; empty if there is one only."""
+
+
+def markdown(devices: Sequence[Shown]) -> str:
+    """Return errors by kind as Markdown, devices beside each other, and what they were measured on below."""
+    heads = [f"{device.name} {column}" for device in devices for column in (*_BRIEF, *(["repeat"] if device.repeats else []))]
+    lines = [f"| kind | what | compared | {' | '.join(heads)} |", "|---|---|---:|" + "---:|" * len(heads)]
+    scores = [{(row["kind"], row["what"]): row for row in cast("list[dict[str, Any]]", device.summary.to_dict("records"))} for device in devices]
+    for group in dict.fromkeys(group for table in scores for group in table):
+        found = [table.get(group) for table in scores]
+        if not any(row and row["compared"] for row in found):
+            continue
+        counts = list(dict.fromkeys(str(row["compared"]) if row else "0" for row in found))
+        cells: list[str] = []
+        for device, row in zip(devices, found, strict=True):
+            cells += [_percent(row[column] if row else None, signed=column == "bias") for column in _BRIEF]
+            cells += [_percent(device.repeats.get(group))] if device.repeats else []
+        lines.append(f"| {NAMES.get(group[0], group[0])} | {group[1]} | {' / '.join(counts)} | {' | '.join(cells)} |")
+    lines.append("")
+    for device in devices:
+        memory = f"; {_memory_line(device.memory_errors)}" if device.memory_errors else ""
+        lines.append(f"* {provenance(device.about)}{memory}.")
     return "\n".join(lines)
+
+
+_BRIEF = ("median", "p90", "bias", "noise")
 
 
 def provenance(about: Mapping[str, Any]) -> str:
@@ -73,7 +99,7 @@ def provenance(about: Mapping[str, Any]) -> str:
 def _memory_line(errors: Sequence[float]) -> str:
     sizes = sorted(map(abs, errors))
     middle, far = statistics.median(sizes), sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))]
-    return f"activations of {len(errors)} layers: median error {middle:.1%}, p90 {far:.1%}, bias {statistics.median(errors):+.1%}"
+    return f"activations of {len(errors)} layers without recomputation: median error {middle:.1%}, p90 {far:.1%}, bias {statistics.median(errors):+.1%}"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -86,19 +112,31 @@ def _percent(value: float | None, signed: bool = False) -> str:
     return f"{value:+.1%}" if signed else f"{value:.1%}"
 
 
-def plot_gpu_runs(frame: pd.DataFrame, about: Mapping[str, Any], path: str) -> None:
-    """Draw predicted against measured times, and the errors of each kind; a graph is a filled mark, an eager run a hollow one."""
+def plot_gpu_runs(devices: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]], path: str) -> None:
+    """Draw predicted against measured times, and the errors of each kind, a row of panels for each device; a graph is a filled mark, an eager run a hollow one.
+
+    Parameters
+    ----------
+    devices
+        Predictions, as :func:`simtrain.validate.gpu_runs.compare` returns them, and what the measurements were made on.
+    path
+        Picture to write.
+    """
     import matplotlib.pyplot as plt
 
-    rows = [row for row in cast("list[dict[str, Any]]", frame.to_dict("records")) if row["error"] is not None and row["error"] == row["error"]]
-    kinds = [kind for kind in COLOURS if any(row["kind"] == kind for row in rows)]
+    height = 6.0 * len(devices) + 0.7
     with style.styled():
-        figure, axes = plt.subplots(1, 2, figsize=(13.5, 6.4), gridspec_kw={"width_ratios": [1, 1.1]})
-        _scatter(axes[0], rows)
-        _by_kind(axes[1], rows, kinds)
-        figure.subplots_adjust(left=0.06, right=0.985, top=0.84, bottom=0.1, wspace=0.28)
-        notes = [provenance(about), f"{len(rows):,} rows", "filled: in a CUDA graph"]
-        style.header(figure, "One GPU: predicted against measured", notes)
+        figure, axes = plt.subplots(len(devices), 2, figsize=(13.5, height), gridspec_kw={"width_ratios": [1, 1.1]}, squeeze=False)
+        count = 0
+        for (left, right), (frame, about) in zip(axes, devices, strict=True):
+            rows = [row for row in cast("list[dict[str, Any]]", frame.to_dict("records")) if row["error"] is not None and row["error"] == row["error"]]
+            kinds = [kind for kind in COLOURS if any(row["kind"] == kind for row in rows)]
+            count += len(rows)
+            _scatter(left, rows)
+            left.set_title(f"{about.get('device', '')}: within 10 % in the band")
+            _by_kind(right, rows, kinds)
+        figure.subplots_adjust(left=0.06, right=0.985, top=1 - 1.05 / height, bottom=0.6 / height, wspace=0.28, hspace=0.2)
+        style.header(figure, "One GPU: predicted against measured", [f"{count:,} measurements, none fitted to", "filled: in a CUDA graph"])
         style.save(figure, path)
         plt.close(figure)
 
@@ -111,7 +149,7 @@ def _scatter(ax: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     low, high = min(times) * 0.7, max(times) * 1.4
     ax.plot([low, high], [low, high], color=style.QUIET, linewidth=0.8)
     ax.fill_between([low, high], [low / 1.1, high / 1.1], [low * 1.1, high * 1.1], color=style.QUIET, alpha=0.12, linewidth=0)
-    ax.set(xscale="log", yscale="log", xlabel="measured [s]", ylabel="predicted [s]", title="Within 10 % in the band")
+    ax.set(xscale="log", yscale="log", xlabel="measured [s]", ylabel="predicted [s]")
 
 
 def _by_kind(ax: Any, rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODULE = "validation.measure.gpu"
-COMMITTED = "validation/data/gpu_runs.csv"
-"""Measurements that are in the repository, if there are any."""
+COMMITTED = ("validation/data/gpu_h100.csv", "validation/data/gpu_h200.csv")
+"""Measurements that are in the repository."""
 NEEDED = ("kind", "op", "seconds", "status")
 
 CLUSTERS = {"H100 80GB HBM3": "dgx_h100_eos", "H200": "dgx_h200", "A100-SXM4-80GB": "selene_a100", "A100-SXM4-40GB": "dgx_a100_40gb_ib", "B200": "dgx_b200"}
@@ -52,7 +52,20 @@ class GpuRuns(NamedTuple):
     """Device, versions, clocks."""
 
 
-def validate_gpu(*, quick: bool, out: Path, table: Path | None = None, say: Callable[[str], None] = print) -> tuple[pd.DataFrame, dict[str, Any]]:
+class Compared(NamedTuple):
+    """Predictions of one device's measurements."""
+
+    frame: pd.DataFrame
+    """As :func:`compare` returns it."""
+    summary: pd.DataFrame
+    """As :func:`summary` returns it."""
+    memory_errors: list[float]
+    """As :func:`memory_errors` returns them."""
+    about: dict[str, Any]
+    """Device, versions, clocks."""
+
+
+def validate_gpu(*, quick: bool, out: Path, table: Path | None = None, say: Callable[[str], None] = print) -> list[Compared]:
     """Measure this machine's GPU, or read what was measured, and predict every row.
 
     Parameters
@@ -68,25 +81,31 @@ def validate_gpu(*, quick: bool, out: Path, table: Path | None = None, say: Call
 
     Returns
     -------
-    tuple
-        One row per case, and what it was measured on. ``predicted`` is empty where ``status`` says why.
+    list
+        One element for each device.
 
     Raises
     ------
     InputError
         If there is nothing to compare with.
     """
-    if table is None:
-        reason = _no_device()
-        if reason:
-            table = data_root() / COMMITTED
-            say(f"{reason}: compares with the committed measurements of {COMMITTED}")
-            if not table.exists():
-                raise InputError(f"validate torch --gpu: {reason}, and {COMMITTED} is not there; run it where there is a GPU, or give --table F.csv")
-        else:
-            table = _measure(quick, out)
+    if table is not None:
+        return [compared(table)]
+    reason = _no_device()
+    if not reason:
+        return [compared(_measure(quick, out))]
+    found = [path for path in (data_root() / name for name in COMMITTED) if path.exists()]
+    if not found:
+        raise InputError(f"validate torch --gpu: {reason}, and {COMMITTED[0]} is not there; run it where there is a GPU, or give --table F.csv")
+    say(f"{reason}: compares with the committed measurements {', '.join(path.name for path in found)}")
+    return [compared(path) for path in found]
+
+
+def compared(table: Path) -> Compared:
+    """Return a file of measurements with its predictions and their errors."""
     runs = read_gpu_runs(table)
-    return compare(runs), runs.about
+    frame = compare(runs)
+    return Compared(frame, summary(frame), memory_errors(frame), runs.about)
 
 
 def _no_device() -> str:
@@ -228,12 +247,12 @@ def group_of(row: dict[str, Any]) -> str:
 
 
 def memory_errors(frame: pd.DataFrame) -> list[float]:
-    """Return predicted over measured activations, less one, of every layer; those of one shape are measured several times and count once."""
+    """Return predicted over measured activations, less one, of every layer that is not recomputed; those of one shape count once."""
     rows = cast("list[dict[str, Any]]", frame.to_dict("records"))
     found: dict[tuple[Any, ...], float] = {}
     for row in rows:
-        if _known(row["memory_predicted"]) and _known(row["memory_measured"]) and row["memory_measured"]:
-            found[row["kind"], row["model"], row["recompute"], row["configuration"]] = row["memory_predicted"] / row["memory_measured"] - 1
+        if not row["recompute"] and _known(row["memory_predicted"]) and _known(row["memory_measured"]):
+            found[row["kind"], row["model"], row["configuration"]] = row["memory_predicted"] / row["memory_measured"] - 1
     return list(found.values())
 
 
@@ -248,16 +267,33 @@ def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def repeat_errors(frame: pd.DataFrame, again: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Return by kind and way of running how far a second measurement of the same cases is from the first; median of the relative distance."""
+    first, second = ({_key(row): row for row in cast("list[dict[str, Any]]", table.to_dict("records"))} for table in (frame, again))
+    groups: dict[tuple[str, str], list[float]] = {}
+    for key in first.keys() & second.keys():
+        one, two = first[key]["measured"], second[key]["measured"]
+        if _known(one) and _known(two):
+            groups.setdefault((first[key]["kind"], group_of(first[key])), []).append(abs(two / one - 1))
+    return {group: statistics.median(distances) for group, distances in groups.items()}
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from all others."""
+    return tuple(row[column] for column in ("kind", "op", "model", "dtype", "pass", "backend", "is_graphed", "recompute", "mode", "configuration"))
+
+
 def _known(value: Any) -> bool:
     return value is not None and value == value
 
 
-def outside_tolerance(frame: pd.DataFrame) -> list[str]:
+def outside_tolerance(frame: pd.DataFrame, device: str = "") -> list[str]:
     """Return one line per kind whose median error is gross."""
     found: list[str] = []
     rows = cast("list[dict[str, Any]]", frame.to_dict("records"))
     for kind, expected in EXPECTED.items():
         errors = [abs(row["error"]) for row in rows if row["kind"] == kind and _known(row["error"])]
-        if errors and statistics.median(errors) > GROSS * expected:
-            found.append(f"{kind}: median error {statistics.median(errors):.1%} over {len(errors)} rows exceeds {GROSS * expected:.0%}")
+        median = statistics.median(errors) if errors else 0.0
+        if median > GROSS * expected:
+            found.append(f"{f'{device} ' if device else ''}{kind}: median error {median:.1%} over {len(errors)} rows exceeds {GROSS * expected:.0%}")
     return found

@@ -84,9 +84,9 @@ class Session:
     def _write(self, row: dict[str, Any]) -> None:
         """Write a row and give its memory back."""
         self.table.write(row)
-        gc.collect()
         if self.device.type != "cuda":
             return
+        gc.collect()
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
@@ -139,6 +139,8 @@ def measure_all(session: Session, cases: Sequence[tuple[str, Case]]) -> None:
     """Measure cases in order, but for those that are done, and say how far it has come."""
     todo = [(kind, case) for kind, case in cases if key_of({"kind": case.kind, **case.values}) not in session.table.done]
     print(f"{len(todo)} of {len(cases)} cases to measure", flush=True)
+    if session.device.type == "cuda":
+        gc.freeze()  # to look through all that was imported after each case would take longer than most cases
     start = time.monotonic()
     for number, (kind, case) in enumerate(todo):
         session.check(kind)

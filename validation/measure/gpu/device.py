@@ -69,7 +69,7 @@ def description(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "device": platform.processor() or platform.machine(),
         "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-        "host_threads": torch.get_num_threads(), "system": f"{platform.system()} {platform.release()}",
+        "host_threads": torch.get_num_threads(), "system": f"{platform.system()} {platform.release().split('-')[0]}",
     }  # fmt: skip
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
