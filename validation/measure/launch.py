@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validation.measure.network import Network
+from validation.measure.network import REGISTRY, Network
 
 HANG = 60.0
 """Seconds without a sign of life from any rank after which a run is given up. [s]"""
+STOPPED = 2.0
+"""A gap in the watching itself of more than this means that this process was stopped, and perhaps the ranks with it. [s]"""
 ROOT = Path(__file__).parents[2]
+
+
+TURNS = REGISTRY / "turn"
+"""Locked by the run that measures."""
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
 class RankError(RuntimeError):
@@ -42,6 +52,27 @@ class Rank:
         """Return the last line that it wrote to its error stream."""
         lines = (self.folder / f"rank{self.number}.err").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "no message"
+
+
+@contextmanager
+def turn(say: Callable[[str], None]) -> Generator[None]:
+    """Hold the machine's cores for one measurement: another run that wants them waits, or both would time each other.
+
+    The kernel gives the turn back when its holder dies, however it dies.
+
+    Parameters
+    ----------
+    say
+        Called once if there is somebody to wait for.
+    """
+    TURNS.parent.mkdir(exist_ok=True)
+    with open(TURNS, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run is measuring on this machine; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run_ranks(
@@ -89,7 +120,8 @@ def core_of(rank: int, size: int) -> int:
 
 def _start(module: str, number: int, size: int, folder: Path, network: Network | None) -> Rank:
     # Affinity has to be set before the interpreter starts: threads of libraries would keep the old one.
-    command = [*(network.enter(number) if network else []), "taskset", "-c", str(core_of(number, size)), sys.executable, "-m", module]
+    # The kernel ends a rank when this process dies, from its first moment on; a rank that asks for that itself is an orphan while it imports torch.
+    command = [*(network.enter(number) if network else []), *_DIE_WITH_PARENT, "taskset", "-c", str(core_of(number, size)), sys.executable, "-m", module]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "RANK": str(number), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0" if network else "lo",
         "SIMTRAIN_TASK": str(folder / "task.json"), "SIMTRAIN_RESULTS": str(folder / f"rank{number}.jsonl"), "SIMTRAIN_STORE": str(folder / "store"),
@@ -102,7 +134,11 @@ def _start(module: str, number: int, size: int, folder: Path, network: Network |
 def _watch(ranks: list[Rank], hang: float, may_die: frozenset[int]) -> None:
     sizes = [0] * len(ranks)
     heard = [time.monotonic()] * len(ranks)
+    looked = time.monotonic()
     while True:
+        gap, looked = time.monotonic() - looked, time.monotonic()
+        if gap > STOPPED:
+            heard = [moment + gap for moment in heard]
         running = [rank for rank in ranks if rank.process.poll() is None]
         for rank in ranks:
             code = rank.process.returncode
