@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simtrain.cost.collective import Transfer, collective
+from simtrain.cost.collective import Transfer, crossing_share, nic_link
 from simtrain.cost.span import Span
 from simtrain.errors import UnsupportedError
 from simtrain.validate.torch_machine import Bed, Machine
@@ -24,12 +24,11 @@ class RackMachine(Machine):
         UnsupportedError
             For a message between two ranks: replay shares the ports of ranks, not the link between racks, and the price does not see who sends.
         """
-        if kind == "send_recv":
+        if kind in ("send_recv", "exchange"):
             raise UnsupportedError("validate torch: single messages between racks are not modelled, only collectives of all ranks")
-        if kind == "reduce_scatter":
-            kind = self.software.reduce_scatter_as
-        transfer = collective(kind, nbytes, Span(size, 1, leaves=RACKS), self.cluster, algorithm="ring")
-        return transfer._replace(latency=transfer.latency + (self.software.overlapped_gap if is_overlapped else 0.0))
+        alone = super().price(kind, nbytes, size, is_overlapped)
+        link = nic_link(self.cluster, Span(size, 1, leaves=RACKS), "ring", crossing_share(kind, Span(size, 1, leaves=RACKS)))
+        return alone._replace(rate=min(alone.rate, link.bandwidth))
 
 
 def oversubscription(bed: Bed, uplink: float) -> float:

@@ -100,7 +100,7 @@ def test_a_halved_bandwidth_is_noticed(machine: Machine) -> None:
                 r.compute("work", 0.02)
                 r.collective("all_reduce", size)
             predictions.append(predict(ranks, used))
-        rows.append({"bed": BED.name, "ranks": 2, "error": predictions[1] / predictions[0] - 1})
+        rows.append({"bed": BED.name, "ranks": 2, "unit": "s", "error": predictions[1] / predictions[0] - 1})
     assert outside_tolerance(pd.DataFrame(rows))
     assert not outside_tolerance(pd.DataFrame([row | {"error": 0.02} for row in rows]))
 
