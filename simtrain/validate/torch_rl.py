@@ -127,7 +127,7 @@ def predict_rl(settings: Mapping[str, Any], stream: RolloutStream, constants: Ma
 
 
 def overlap_of(run: RolloutRun) -> Overlap:
-    """Return how much of a run's training and generation went on beside each other."""
+    """Return how much of training and generation went on beside each other in the part of a run that counts."""
     times, counts = run.running()
     is_busy = np.concatenate([[0.0], (counts[:-1] > 0) * np.diff(times)])
     busy_until = np.cumsum(is_busy)
@@ -136,9 +136,10 @@ def overlap_of(run: RolloutRun) -> Overlap:
     def generating(moment: float) -> float:
         return float(np.interp(moment, times, busy_until))
 
-    train = [span for span in run.spans if span.activity == "train"]
+    first = run.begin.time
+    train = [span for span in run.spans if span.activity == "train" and span.start >= first]
     both = sum(generating(span.end) - generating(span.start) for span in train)
-    return Overlap(both / sum(span.end - span.start for span in train), both / generating(run.end.time))
+    return Overlap(both / sum(span.end - span.start for span in train), both / (generating(run.end.time) - generating(first)))
 
 
 def trainer_idle(run: RolloutRun) -> float:

@@ -19,8 +19,8 @@ from typing import Any
 
 from validation.measure.network import REGISTRY, Network
 
-HANG = 60.0
-"""Seconds without a sign of life from any rank after which a run is given up. [s]"""
+HANG = 50.0
+"""Time without a sign of life from any rank after which a run is given up; below the minute after which the backend itself gives up. [s]"""
 STOPPED = 2.0
 """A gap in the watching itself of more than this means that this process was stopped, and perhaps the ranks with it. [s]"""
 ROOT = Path(__file__).parents[2]
@@ -151,9 +151,20 @@ def _watch(ranks: list[Rank], hang: float, may_die: frozenset[int]) -> None:
             if size != sizes[rank.number]:
                 sizes[rank.number], heard[rank.number] = size, time.monotonic()
         if time.monotonic() - max(heard) > hang:
-            silent = min(running, key=lambda r: heard[r.number])
-            raise RankError(f"rank {silent.number} hangs: no result for {hang:.0f} s; {silent.last_words()}")
+            # Its peers wait for a rank that is stopped, and are as silent; of ranks that all run, the first to fall silent is named.
+            stopped = [rank for rank in running if _is_stopped(rank)]
+            silent = min(stopped or running, key=lambda r: heard[r.number])
+            what = "is stopped" if stopped else "hangs"
+            raise RankError(f"rank {silent.number} {what}: no result for {hang:.0f} s; {silent.last_words()}")
         time.sleep(0.02)
+
+
+def _is_stopped(rank: Rank) -> bool:
+    """Whether a signal has stopped the process."""
+    try:
+        return Path(f"/proc/{rank.process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
+    except OSError:
+        return False
 
 
 def _kill(rank: Rank) -> None:
