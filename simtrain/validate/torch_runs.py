@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.spec import data_root
+from simtrain.validate.torch_host import describe
 from simtrain.validate.torch_machine import Bed, Machine, machine_of
 from simtrain.validate.torch_predict import naive, predict, predict_restart, programs_of
 from simtrain.validate.torch_racks import in_racks, oversubscription
@@ -127,6 +128,9 @@ def validate_torch(*, quick: bool, out: Path, machine: Path | None = None, say: 
             raise InputError(str(error)) from None
     table = pd.DataFrame([{"unit": "s"} | row for row in rows])
     write(out / "torch_runs.csv", table.to_csv(index=False))
+    write(out / "torch_decisions.csv", decisions(table, measure).to_csv(index=False))
+    if not (out / "torch_machine.json").exists():  # as it was when the first of what lies here was measured
+        write(out / "torch_machine.json", json.dumps(describe(), indent=1) + "\n")
     return table
 
 

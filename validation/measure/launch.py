@@ -26,6 +26,8 @@ STOPPED = 2.0
 ROOT = Path(__file__).parents[2]
 
 
+_AFTERMATH = 0.5
+"""Within this, the peers of a rank that died end too, some of them before it is noticed. [s]"""
 TURNS = REGISTRY / "turn"
 """Locked by the run that measures."""
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
@@ -140,10 +142,9 @@ def _watch(ranks: list[Rank], hang: float, may_die: frozenset[int]) -> None:
         if gap > STOPPED:
             heard = [moment + gap for moment in heard]
         running = [rank for rank in ranks if rank.process.poll() is None]
-        for rank in ranks:
-            code = rank.process.returncode
-            if code not in (None, 0) and rank.number not in may_die:
-                raise RankError(f"rank {rank.number} ended with code {code}: {rank.last_words()}")
+        if any(_has_failed(rank, may_die) for rank in ranks):
+            time.sleep(_AFTERMATH)
+            raise RankError(_who_failed([rank for rank in ranks if rank.process.poll() is not None and _has_failed(rank, may_die)]))
         if not running:
             return
         for rank in running:
@@ -157,6 +158,16 @@ def _watch(ranks: list[Rank], hang: float, may_die: frozenset[int]) -> None:
             what = "is stopped" if stopped else "hangs"
             raise RankError(f"rank {silent.number} {what}: no result for {hang:.0f} s; {silent.last_words()}")
         time.sleep(0.02)
+
+
+def _has_failed(rank: Rank, may_die: frozenset[int]) -> bool:
+    return rank.process.returncode not in (None, 0) and rank.number not in may_die
+
+
+def _who_failed(failed: list[Rank]) -> str:
+    """Return what befell the first to fail: a death by signal comes before an error, and this before the complaint of one who has lost a peer."""
+    order = sorted(failed, key=lambda rank: (rank.process.returncode > 0, "peer" in rank.last_words(), rank.number))
+    return "; then ".join(f"rank {rank.number} ended with code {rank.process.returncode}: {rank.last_words()}" for rank in order)
 
 
 def _is_stopped(rank: Rank) -> bool:
