@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 MBIT = 1e6
 QUICK = ("data_parallel", "tensor_parallel", "ulysses", "packing")
-IN_RACKS = ("data_parallel",)
-"""Programs that also run in two racks; they have no single messages."""
+IN_RACKS: Mapping[str, Mapping[str, Sequence[str]]] = {"data_parallel": {}, "collective": {"kind": ("all_reduce", "all_gather", "reduce_scatter")}}
+"""Programs that also run in two racks, and with which settings: without single messages between ranks, which are not modelled there."""
 UPLINK = 500 * MBIT
 """Between the racks, each of which has two ranks of 1,000 Mbit/s. [bit/s]"""
 EXPECTED = {2: 0.05, 4: 0.09}
@@ -145,7 +145,9 @@ def _calibrated(bed: Bed, out: Path, measure: Any, repeats: int, say: Callable[[
 
 def _measured(unit: Unit, out: Path, measure: Any, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the raw lines of a unit, measured now or before."""
-    configurations = [{"program": unit.program, "values": values} for values in measure.programs.PROGRAMS[unit.program].variants()]
+    allowed = IN_RACKS[unit.program] if unit.uplink else {}
+    variants = [v for v in measure.programs.PROGRAMS[unit.program].variants() if all(v[key] in values for key, values in allowed.items())]
+    configurations = [{"program": unit.program, "values": values} for values in variants]
     task = {"configurations": configurations, "rounds": unit.rounds, "block_repeats": 5 if unit.rounds < 7 else 9}
     return _run(unit.bed, task, out / unit.file, measure, say, unit.uplink)
 

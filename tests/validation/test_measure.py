@@ -92,6 +92,9 @@ def test_ranks_die_with_a_killed_parent() -> None:
         assert comes_true(lambda: len(stubs()) == 2)
         parent.kill()
     assert comes_true(lambda: not stubs())
+    assert list(Path(tempfile.gettempdir()).glob(f"simtrain-ranks-{parent.pid}-*"))
+    run_ranks(STUB, 1, {"ranks": ["write"]})
+    assert not list(Path(tempfile.gettempdir()).glob(f"simtrain-ranks-{parent.pid}-*"))  # the next run cleans up
 
 
 def test_a_second_measurement_waits_for_the_first_and_goes_on_when_it_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 
 _AFTERMATH = 0.5
 """Within this, the peers of a rank that died end too, some of them before it is noticed. [s]"""
+_FOLDER = "simtrain-ranks-"
+"""Start of the name of a run's temporary folder; the number of its owner follows."""
 TURNS = REGISTRY / "turn"
 """Locked by the run that measures."""
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
@@ -102,7 +104,8 @@ def run_ranks(
     RankError
         Naming the rank that died or hung, within ``hang`` seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="simtrain-ranks-") as name:
+    _remove_stale()
+    with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-") as name:
         folder = Path(name)
         (folder / "task.json").write_text(json.dumps(dict(task)))
         ranks = [_start(module, number, size, folder, network) for number in range(size)]
@@ -118,6 +121,14 @@ def core_of(rank: int, size: int) -> int:
     """Return the core of a rank: neighbours share one where there are more ranks than cores."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[rank * len(cores) // max(size, len(cores))]
+
+
+def _remove_stale() -> None:
+    """Remove the folders of runs that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(module: str, number: int, size: int, folder: Path, network: Network | None) -> Rank:
