@@ -30,7 +30,7 @@ def print_torch_runs(table: pd.DataFrame, choices: pd.DataFrame) -> None:
     console, rows = new_console(), cast("list[dict[str, Any]]", table.to_dict("records"))
     shown = new_table()
     for column in ("network", "program", "configuration"):
-        shown.add_column(column)
+        shown.add_column(column, overflow="fold")
     for column in ("measured", "predicted", "error", "quartiles", "repeat", "naive"):
         shown.add_column(column, justify="right")
     for row in rows:

@@ -15,6 +15,8 @@ from simtrain.workload.rollouts import RolloutStream
 
 UNITS = {"rl_loop": "s", "rl_staleness": "updates", "rl_trainer_idle": "share"}
 """Of each program's rows: seconds per sample, mean staleness, share of the trainer's time."""
+STEADY = 0.10
+"""A run whose yardstick is further off than this is dropped, as with samples of other programs."""
 
 
 def rl_rows(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
@@ -30,10 +32,18 @@ def rl_rows(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[dic
     task, lines = raw["task"], raw["lines"]
     seconds, yardstick = rl_constants(lines)
     for number, settings in enumerate(task["configurations"]):
-        runs = [line for line in lines[0] if line["kind"] == "run" and line["number"] == number]
+        runs = _steady([line for line in lines[0] if line["kind"] == "run" and line["number"] == number])
         scale = statistics.median(statistics.fmean(run["yardsticks"]) for run in runs) / yardstick
         stream = RolloutStream(**task["streams"][number])
         yield from _rows(settings, stream, {name: value * scale for name, value in seconds.items()}, runs, measure.rl_loop.SEED)
+
+
+def _steady(runs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the runs during which the machine was near its usual speed, unless that leaves fewer than two."""
+    yards = [statistics.fmean(run["yardsticks"]) for run in runs]
+    usual = statistics.median(yards)
+    kept = [run for run, yard in zip(runs, yards, strict=True) if abs(yard / usual - 1) <= STEADY]
+    return kept if len(kept) >= 2 else runs
 
 
 def rl_constants(lines: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[dict[str, float], float]:
