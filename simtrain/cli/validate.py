@@ -43,7 +43,7 @@ def validate(
         _gpu(quick, out, table, as_json, plot, machine)
         return
     if what is ValidationTarget.torch:
-        _torch(quick, out or Path("torch-runs"), machine, {"--table": table, "--json": as_json, "--plot": plot})
+        _torch(quick, out or Path("torch-runs"), machine, plot, {"--table": table, "--json": as_json})
         return
     if quick or out or machine or gpu:
         raise InputError(f"validate {what.value}: --quick, --out, --machine and --gpu are options of 'validate torch'; leave them out")
@@ -99,7 +99,8 @@ def _published(table: Path, as_json: Path | None, plot: Path | None) -> None:
     write_files(files)
 
 
-def _torch(quick: bool, out: Path, machine: Path | None, foreign: dict[str, Path | None]) -> None:
+def _torch(quick: bool, out: Path, machine: Path | None, plot: Path | None, foreign: dict[str, Path | None]) -> None:
+    from simtrain.report.torch_plot import plot_torch_runs
     from simtrain.report.torch_table import print_torch_runs
     from simtrain.validate.torch_runs import decisions, load_measure, outside_tolerance, validate_torch
 
@@ -107,8 +108,12 @@ def _torch(quick: bool, out: Path, machine: Path | None, foreign: dict[str, Path
         raise InputError(f"validate torch: {given[0]} has no effect, it measures what it compares; leave it out")
     if machine and not machine.is_dir():
         raise InputError(f"--machine {machine}: no such folder; give the --out of an earlier run")
+    if plot:
+        check_output("--plot", plot)
     table = validate_torch(quick=quick, out=out, machine=machine, say=lambda text: print(text, file=sys.stderr, flush=True))
     print_torch_runs(table, decisions(table, load_measure()))
+    if plot:
+        write_files([(plot, lambda path: plot_torch_runs(table, path))])
     missed = outside_tolerance(table)
     if missed:
         raise ToleranceError("\n".join(missed))

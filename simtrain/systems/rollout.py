@@ -5,8 +5,8 @@ A system overrides :meth:`RolloutSystem.run`. The pools, their costs and the mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -17,6 +17,8 @@ from simtrain.cost.model import CostModel
 from simtrain.cost.weight_sync import WeightPath
 from simtrain.engine.collector import collector_paused
 from simtrain.engine.pools import Limits, ReplayBuffer, RewardService, Rollout, RolloutPool, RolloutRun, Snapshot, Tickets, Trainer
+from simtrain.engine.pools.server import StepCosts
+from simtrain.engine.pools.trainer import Phases
 from simtrain.engine.run_clock import Behaviour, RunClock
 from simtrain.errors import InfeasibleError, InputError
 from simtrain.hardware import Cluster
@@ -27,7 +29,7 @@ from simtrain.spec import NamedSpec
 from simtrain.systems.base import Options, System
 from simtrain.systems.rollout_training import TrainingCosts
 from simtrain.workload import Rollouts
-from simtrain.workload.rollouts import RolloutSource
+from simtrain.workload.rollouts import RolloutSource, RolloutStream
 
 
 @dataclass
@@ -52,6 +54,20 @@ class Pools:
             yield from self.trainer.spend("weight_sync", self.path.publish)
             spread(version, self.path.load)
         self.tickets.updated(version)
+
+
+@dataclass(frozen=True)
+class PoolCosts:
+    """What the pools are and pay, whether a cost model says so or a measurement."""
+
+    decoding: StepCosts
+    limits: Limits
+    """Of each server."""
+    phases: Callable[[Sequence[Rollout]], Phases]
+    """Activities of the trainer with a batch. [s]"""
+    path: WeightPath
+    num_servers: int
+    num_reward_workers: int
 
 
 @dataclass
@@ -123,7 +139,7 @@ class RolloutSystem(System):
         """
         raise NotImplementedError
 
-    def admission(self, job: Rollouts) -> Rule:
+    def admission(self, job: RolloutStream) -> Rule:
         """Return the rule by which rollouts start, for systems that take tickets."""
         return bounded_staleness(0)
 
@@ -159,8 +175,26 @@ class RolloutSystem(System):
         decoding = DecodingCosts(self.serving_costs(job, cluster), self.inference, self.generation_tp)
         trainer = TrainingCosts(self, job, CostModel(cluster, self.software, job.dtype, job.model), training)
         memory = max(trainer.memory(), _server_memory(decoding), key=lambda parts: sum(parts.values()))
-        clock, source, meter = RunClock(), RolloutSource(job, options.seed), _Meter()
-        pools = self._pools(clock, job, cluster, decoding, trainer, generating)
+        parts = self._costs(job, cluster, decoding, trainer, generating)
+        run = self.drive(job, parts, options.seed, server_gpus=self.generation_tp, trainer_gpus=training)
+        return replace(run, memory=memory, notes=_NOTES)
+
+    def drive(self, job: RolloutStream, costs: PoolCosts, seed: int, *, server_gpus: int = 1, trainer_gpus: int = 1) -> RolloutRun:
+        """Run the pools at given costs.
+
+        Parameters
+        ----------
+        job
+            What is generated, scored and trained on.
+        costs
+            Of the pools.
+        seed
+            Of lengths and rewards.
+        server_gpus, trainer_gpus
+            Accelerators of a server and of the trainer, for the metrics.
+        """
+        clock, source, meter = RunClock(), RolloutSource(job, seed), _Meter()
+        pools = self._pools(clock, job, costs)
         pools.trainer.on_update(lambda version: meter.take(pools) if version in (job.warmup_steps, job.num_steps) else None)
         if not job.warmup_steps:
             meter.take(pools)
@@ -168,9 +202,8 @@ class RolloutSystem(System):
             clock.run(clock.process(self.run(clock, source, pools)))
         begin, end = meter.snapshots
         return RolloutRun(
-            pools.trainer.batches, pools.rollout.admitted, job.warmup_steps, pools.trainer.spans, begin, end, num_servers=len(pools.rollout.servers),
-            server_gpus=self.generation_tp, trainer_gpus=training, is_colocated=self.is_colocated, num_reward_workers=pools.reward.num_workers,
-            memory=memory, notes=_NOTES,
+            pools.trainer.batches, pools.rollout.admitted, job.warmup_steps, pools.trainer.spans, begin, end, num_servers=costs.num_servers,
+            server_gpus=server_gpus, trainer_gpus=trainer_gpus, is_colocated=self.is_colocated, num_reward_workers=costs.num_reward_workers,
         )  # fmt: skip
 
     def serving_costs(self, job: Rollouts, cluster: Cluster) -> CostModel:
@@ -186,23 +219,27 @@ class RolloutSystem(System):
             return weight_sync.storage(costs, writers=self.trainer_tp * self.trainer_pp)
         return weight_sync.broadcast(costs, self.generation_tp, total)
 
-    def _pools(self, clock: RunClock, job: Rollouts, cluster: Cluster, decoding: DecodingCosts, trainer: TrainingCosts, generating: int) -> Pools:
+    def _costs(self, job: Rollouts, cluster: Cluster, decoding: DecodingCosts, trainer: TrainingCosts, generating: int) -> PoolCosts:
         longest = job.prompt_len + job.response.cap
         if decoding.kv_capacity < longest:
             raise InfeasibleError(
                 f"out of memory: the KV cache of a server holds {decoding.kv_capacity:,} tokens, the longest rollout has {longest:,}; raise generation_tp"
             )
         limits = Limits(decoding.kv_capacity, self.inference.max_running, self.inference.admission_watermark)
+        path, servers = self.weight_path(decoding.costs, generating), generating // self.generation_tp
+        return PoolCosts(decoding, limits, trainer.phases, path, servers, job.reward.workers_per_node * cluster.num_nodes)
+
+    def _pools(self, clock: RunClock, job: RolloutStream, costs: PoolCosts) -> Pools:
         buffer = ReplayBuffer(clock, job.batch_size, self.consumption())
-        reward = RewardService(clock, job.reward.workers_per_node * cluster.num_nodes, buffer.add)
+        reward = RewardService(clock, costs.num_reward_workers, buffer.add)
         tickets = Tickets(clock, self.admission(job), job.batch_size, Counts)
 
         def complete(rollout: Rollout) -> None:
             reward.submit(rollout)
             tickets.finished()
 
-        pool = RolloutPool(clock, generating // self.generation_tp, decoding, limits, complete)
-        return Pools(clock, pool, reward, buffer, Trainer(clock, trainer.phases), tickets, self.weight_path(decoding.costs, generating))
+        pool = RolloutPool(clock, costs.num_servers, costs.decoding, costs.limits, complete)
+        return Pools(clock, pool, reward, buffer, Trainer(clock, costs.phases), tickets, costs.path)
 
 
 def _server_memory(decoding: DecodingCosts) -> dict[str, float]:

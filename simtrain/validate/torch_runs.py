@@ -10,20 +10,29 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.spec import data_root
+from simtrain.validate.torch_host import describe
 from simtrain.validate.torch_machine import Bed, Machine, machine_of
 from simtrain.validate.torch_predict import naive, predict, predict_restart, programs_of
+from simtrain.validate.torch_racks import in_racks, oversubscription
+from simtrain.validate.torch_rl_runs import rl_rows
+from simtrain.validate.torch_store import repeat_noise, slowest_samples, write
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MBIT = 1e6
 QUICK = ("data_parallel", "tensor_parallel", "ulysses", "packing")
+IN_RACKS: Mapping[str, Mapping[str, Sequence[str]]] = {"data_parallel": {}, "collective": {"kind": ("all_reduce", "all_gather", "reduce_scatter")}}
+"""Programs that also run in two racks, and with which settings: without single messages between ranks, which are not modelled there."""
+UPLINK = 500 * MBIT
+"""Between the racks, each of which has two ranks of 1,000 Mbit/s. [bit/s]"""
 EXPECTED = {2: 0.05, 4: 0.09}
 """Median error to expect by number of ranks: what a prototype of the model reached on a quiet machine."""
 GROSS = 3.0
@@ -40,11 +49,18 @@ class Unit:
     bed: Bed
     program: str
     rounds: int
+    uplink: float = 0.0
+    """Of the link between two racks; 0 for none. [bit/s]"""
+
+    @property
+    def name(self) -> str:
+        """Name of its network in tables."""
+        return f"{self.bed.name}, racks {oversubscription(self.bed, self.uplink):g}:1" if self.uplink else self.bed.name
 
     @property
     def file(self) -> str:
         """Name of its results."""
-        return f"{self.program}_{self.bed.file}.json"
+        return f"{self.program}_{self.bed.file}{'_racks' if self.uplink else ''}.json"
 
 
 def units(quick: bool, measure: Any) -> list[Unit]:
@@ -53,7 +69,8 @@ def units(quick: bool, measure: Any) -> list[Unit]:
     shaped = not measure.network.unavailable()
     rates = ([(2, 300.0)] if quick else [(2, 300.0), (2, 1000.0), (4, 1000.0)]) if shaped else [(2, 0.0)]
     names = [n for n in measure.programs.PROGRAMS if not quick or n in QUICK]
-    return [Unit(Bed(size, rate * MBIT, cores, burst), name, 3 if quick else 7) for size, rate in rates for name in names]
+    found = [Unit(Bed(size, rate * MBIT, cores, burst), name, 3 if quick else 7) for size, rate in rates for name in names]
+    return found if quick or not shaped else [*found, *(replace(unit, uplink=UPLINK) for unit in found if unit.bed.size == 4 and unit.program in IN_RACKS)]
 
 
 def load_measure() -> Any:
@@ -71,7 +88,7 @@ def load_measure() -> Any:
         raise UnsupportedError("validate torch: needs torch; install the extra with: pip install 'simtrain[validation]'")
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    for part in ("network", "launch", "programs", "restart"):
+    for part in ("network", "launch", "programs", "restart", "rl_loop"):
         importlib.import_module(f"validation.measure.{part}")
     return sys.modules["validation.measure"]
 
@@ -99,53 +116,53 @@ def validate_torch(*, quick: bool, out: Path, machine: Path | None = None, say: 
     rows: list[dict[str, Any]] = []
     todo = units(quick, measure)
     for number, unit in enumerate(todo):
-        say(f"[{number + 1}/{len(todo)}] {unit.program} on {unit.bed.name}")
-        calibrated = _calibrated(unit.bed, out, measure, 5 if quick else 11)
+        say(f"[{number + 1}/{len(todo)}] {unit.program} on {unit.name}")
+        calibrated = _calibrated(unit.bed, out, measure, 5 if quick else 11, say)
         used = calibrated if machine is None else Machine.read(machine / f"machine_{unit.bed.file}.yaml")
-        rows += list(_rows(unit, _measured(unit, out, measure), measure, used))
+        placed = in_racks(used, unit.bed, unit.uplink) if unit.uplink else used
+        rows += list(_rows(unit, _measured(unit, out, measure, say), measure, placed))
     if not quick:
-        rows += list(_restarts(out, measure, say))
-    table = pd.DataFrame(rows)
-    _write(out / "torch_runs.csv", table.to_csv(index=False))
+        try:
+            rows += [*_restarts(out, measure, say), *rl_rows(out, measure, say)]
+        except measure.launch.RankError as error:
+            raise InputError(str(error)) from None
+    table = pd.DataFrame([{"unit": "s"} | row for row in rows])
+    write(out / "torch_runs.csv", table.to_csv(index=False))
+    write(out / "torch_decisions.csv", decisions(table, measure).to_csv(index=False))
+    if not (out / "torch_machine.json").exists():  # as it was when the first of what lies here was measured
+        write(out / "torch_machine.json", json.dumps(describe(), indent=1) + "\n")
     return table
 
 
-def _calibrated(bed: Bed, out: Path, measure: Any, repeats: int) -> Machine:
+def _calibrated(bed: Bed, out: Path, measure: Any, repeats: int, say: Callable[[str], None]) -> Machine:
     """Return a bed's constants, measured now or before; they are written down before any program of the bed runs."""
-    raw = _run(bed, {"configurations": [], "rounds": 0, "block_repeats": 0, "micro": repeats}, out / f"calibration_{bed.file}.json", measure)
+    task = {"configurations": [], "rounds": 0, "block_repeats": 0, "micro": repeats}
+    raw = _run(bed, task, out / f"calibration_{bed.file}.json", measure, say)
     machine = machine_of(bed, slowest_micro(raw["lines"]))
     machine.write(out / f"machine_{bed.file}.yaml")
     return machine
 
 
-def _measured(unit: Unit, out: Path, measure: Any) -> dict[str, Any]:
+def _measured(unit: Unit, out: Path, measure: Any, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the raw lines of a unit, measured now or before."""
-    configurations = [{"program": unit.program, "values": values} for values in measure.programs.PROGRAMS[unit.program].variants()]
+    allowed = IN_RACKS[unit.program] if unit.uplink else {}
+    variants = [v for v in measure.programs.PROGRAMS[unit.program].variants() if all(v[key] in values for key, values in allowed.items())]
+    configurations = [{"program": unit.program, "values": values} for values in variants]
     task = {"configurations": configurations, "rounds": unit.rounds, "block_repeats": 5 if unit.rounds < 7 else 9}
-    return _run(unit.bed, task, out / unit.file, measure)
+    return _run(unit.bed, task, out / unit.file, measure, say, unit.uplink)
 
 
-def _run(bed: Bed, task: dict[str, Any], path: Path, measure: Any) -> dict[str, Any]:
+def _run(bed: Bed, task: dict[str, Any], path: Path, measure: Any, say: Callable[[str], None], uplink: float = 0.0) -> dict[str, Any]:
     """Run a task on a bed unless its results are there."""
     if path.exists():
         return json.loads(path.read_text())
-    run = measure.launch.run_ranks
     try:
-        if bed.rate:
-            with measure.network.shaped(bed.size, bed.rate) as network:
-                lines = run("validation.measure.worker", bed.size, task, network)
-        else:
-            lines = run("validation.measure.worker", bed.size, task)
+        with measure.launch.turn(say), measure.network.shaped(bed.size, bed.rate, uplink) if bed.rate else nullcontext() as network:
+            lines = measure.launch.run_ranks("validation.measure.worker", bed.size, task, network)
     except (measure.launch.RankError, measure.network.NetworkError) as error:
         raise InputError(f"{path.stem} on {bed.name}: {error}") from None
-    _write(path, json.dumps({"task": task, "lines": lines}))
+    write(path, json.dumps({"task": task, "lines": lines}))
     return {"task": task, "lines": lines}
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, machine: Machine) -> Iterator[dict[str, Any]]:
@@ -157,9 +174,10 @@ def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, machine: Machine) ->
         programs = programs_of(cls, values, blocks_of(lines, number, yard), machine, unit.bed)
         predicted, simple = predict(programs, machine), naive(programs, machine, unit.bed)
         yield {
-            "bed": unit.bed.name, "ranks": unit.bed.size, "rate": unit.bed.rate, "program": unit.program, "configuration": json.dumps(values),
+            "bed": unit.name, "ranks": unit.bed.size, "rate": unit.bed.rate, "program": unit.program, "configuration": json.dumps(values),
             "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1, "noise": (quartiles[1] - quartiles[0]) / 2 / seconds,
-            "naive": simple, "naive_error": simple / seconds - 1, "sent": _sent(lines, number), "sent_expected": _expected(programs),
+            "repeat": repeat_noise(slowest_samples(lines, number)), "naive": simple, "naive_error": simple / seconds - 1,
+            "sent": _sent(lines, number), "sent_expected": _expected(programs),
         }  # fmt: skip
 
 
@@ -168,12 +186,13 @@ def _restarts(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[d
     path, bed = out / "restart.json", Bed(2, 0.0, len(os.sched_getaffinity(0)), 0.0)
     if not path.exists():
         say("kill and restart on the loopback")
-        runs = [
-            {"every": every, "die_at": die_at, "seconds": [measure.restart.measure(2, RESTART_STEPS, every, die_at)["seconds"] for _ in range(3)]}
-            for every in (2, 5)
-            for die_at in (measure.restart.NEVER, 7)
-        ]
-        _write(path, json.dumps({"constants": measure.restart.constants(2), "runs": runs}))
+        with measure.launch.turn(say):
+            runs = [
+                {"every": every, "die_at": die_at, "seconds": [measure.restart.measure(2, RESTART_STEPS, every, die_at)["seconds"] for _ in range(3)]}
+                for every in (2, 5)
+                for die_at in (measure.restart.NEVER, 7)
+            ]
+            write(path, json.dumps({"constants": measure.restart.constants(2), "runs": runs}))
     raw = json.loads(path.read_text())
     machine = machine_of(Bed(1, 0.0, bed.cores, 0.0), {})
     for run in raw["runs"]:
@@ -184,8 +203,8 @@ def _restarts(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[d
         yield {
             "bed": bed.name, "ranks": 2, "rate": 0.0, "program": "restart", "configuration": json.dumps({"checkpoint_every": run["every"], "die_at": die_at}),
             "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1,
-            "noise": (max(run["seconds"]) - min(run["seconds"])) / 2 / seconds, "naive": simple, "naive_error": simple / seconds - 1,
-            "sent": 0.0, "sent_expected": 0.0,
+            "noise": (max(run["seconds"]) - min(run["seconds"])) / 2 / seconds, "repeat": repeat_noise(run["seconds"]),
+            "naive": simple, "naive_error": simple / seconds - 1, "sent": 0.0, "sent_expected": 0.0,
         }  # fmt: skip
 
 
@@ -250,10 +269,11 @@ def decisions(table: pd.DataFrame, measure: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
+    choices_of = {name: cls.choices for name, cls in measure.programs.PROGRAMS.items()} | {"rl_loop": measure.rl_loop.CHOICES}
     rows: list[dict[str, Any]] = []
     for _, group in table.groupby(["bed", "program"], sort=False):
         bed, program = (str(group[key].iloc[0]) for key in ("bed", "program"))
-        choices = measure.programs.PROGRAMS[program].choices if program in measure.programs.PROGRAMS else ()
+        choices = choices_of.get(program, ())
         for a, b in itertools.combinations(group.to_dict("records"), 2):
             values = [json.loads(x["configuration"]) for x in (a, b)]
             if not choices or any(values[0][key] != values[1][key] for key in values[0] if key not in choices):
@@ -273,7 +293,7 @@ def decisions(table: pd.DataFrame, measure: Any) -> pd.DataFrame:
 def outside_tolerance(table: pd.DataFrame) -> list[str]:
     """Return what is grossly wrong: beds whose median error exceeds three times the expected one, as one message each."""
     found: list[str] = []
-    for bed, group in table.groupby("bed", sort=False):
+    for bed, group in table[table["unit"] == "s"].groupby("bed", sort=False):
         errors, ranks = [abs(float(e)) for e in group["error"]], [int(n) for n in group["ranks"]]
         median, limit = statistics.median(errors), GROSS * EXPECTED.get(ranks[0], 0.09)
         if median > limit:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from simtrain.engine.pools import Rollout
 from simtrain.hardware.accelerator import Dtype
@@ -51,12 +51,14 @@ def _normal_cdf(z: float) -> float:
 
 
 class Reward(Spec):
-    """A service that scores responses: lognormal service times, cut off at a timeout."""
+    """A service that scores responses, such as a judge or an environment: random service times, cut off at a timeout."""
 
+    distribution: Literal["lognormal", "exponential"] = "lognormal"
+    """Of the uncut service times."""
     median: Seconds = 0.05
     """[s]"""
     sigma: float = Field(default=0.5, ge=0)
-    """Standard deviation of the logarithm."""
+    """Standard deviation of the logarithm; lognormal only."""
     timeout: Seconds = 30.0
     """Longest service. [s]"""
     timeout_share: float = Field(default=0.0, ge=0, le=1)
@@ -64,15 +66,24 @@ class Reward(Spec):
     workers_per_node: int = Field(default=32, gt=0)
     """Responses that the host processors of one node score at the same time."""
 
+    @model_validator(mode="after")
+    def _check_shape(self) -> Reward:
+        if self.distribution == "exponential" and "sigma" in self.model_fields_set:
+            raise ValueError("sigma has no effect on an exponential distribution; leave it out, or take distribution: lognormal")
+        return self
 
-class Rollouts(NamedSpec):
-    """A job that generates responses, scores them and trains on them, over and over."""
+    def draw(self, generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+        """Return service times. [s]"""
+        if self.distribution == "exponential":
+            uncut = self.median / math.log(2) * generator.standard_exponential(count)
+        else:
+            uncut = self.median * np.exp(self.sigma * generator.standard_normal(count))
+        return np.minimum(uncut, self.timeout)
 
-    folder: ClassVar[str] = "workloads/rl"
 
-    model: Transformer
-    dtype: Dtype = "bf16"
-    """Format of generation and training."""
+class RolloutStream(Spec):
+    """Prompts, groups of responses, their lengths and rewards, and the batches that they make up: all of a job but its model."""
+
     prompts_per_batch: int = Field(gt=0)
     """Prompts of one training batch."""
     group_size: int = Field(gt=0)
@@ -81,8 +92,6 @@ class Rollouts(NamedSpec):
     """Tokens of a prompt."""
     response: ResponseLength
     reward: Reward = Reward()
-    num_minibatches: int = Field(default=1, gt=0)
-    """Optimizer steps per batch."""
     num_steps: int = Field(default=8, gt=0)
     """Training batches to simulate."""
     warmup_steps: int = Field(default=2, ge=0)
@@ -110,7 +119,19 @@ class Rollouts(NamedSpec):
         generator, w = stream(seed, "reward", prompt), self.reward
         if w.timeout_share and generator.random() < w.timeout_share:
             return np.full(self.group_size, w.timeout)
-        return np.minimum(w.median * np.exp(w.sigma * generator.standard_normal(self.group_size)), w.timeout)
+        return w.draw(generator, self.group_size)
+
+
+class Rollouts(RolloutStream, NamedSpec):
+    """A job that generates responses, scores them and trains on them, over and over."""
+
+    folder: ClassVar[str] = "workloads/rl"
+
+    model: Transformer
+    dtype: Dtype = "bf16"
+    """Format of generation and training."""
+    num_minibatches: int = Field(default=1, gt=0)
+    """Optimizer steps per batch."""
 
 
 class RolloutSource:
@@ -124,7 +145,7 @@ class RolloutSource:
         Of all lengths and rewards.
     """
 
-    def __init__(self, job: Rollouts, seed: int) -> None:
+    def __init__(self, job: RolloutStream, seed: int) -> None:
         self.job, self.seed = job, seed
         self.batch_size, self.num_steps = job.batch_size, job.num_steps
         self._ahead: deque[Rollout] = deque()

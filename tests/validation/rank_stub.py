@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,5 +16,7 @@ if __name__ == "__main__":
         sys.exit("cannot bind 10.77.0.9: address in use")
     if what == "hang":
         time.sleep(600)
+    if what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     with open(os.environ["SIMTRAIN_RESULTS"], "a") as out:
         out.write(json.dumps({"rank": os.environ["RANK"]}) + "\n")

@@ -100,7 +100,7 @@ def test_a_halved_bandwidth_is_noticed(machine: Machine) -> None:
                 r.compute("work", 0.02)
                 r.collective("all_reduce", size)
             predictions.append(predict(ranks, used))
-        rows.append({"bed": BED.name, "ranks": 2, "error": predictions[1] / predictions[0] - 1})
+        rows.append({"bed": BED.name, "ranks": 2, "unit": "s", "error": predictions[1] / predictions[0] - 1})
     assert outside_tolerance(pd.DataFrame(rows))
     assert not outside_tolerance(pd.DataFrame([row | {"error": 0.02} for row in rows]))
 
@@ -111,3 +111,25 @@ def test_a_restart_pays_start_and_the_steps_since_the_checkpoint_again(machine: 
     lives = 1 if die_at is None else 2
     expected = lives * 3.0 + (12 + redone) * 0.5 + 12 // every * 0.25 + 1.0
     assert predict_restart(constants, 12, every, die_at, machine) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "volume"), [("all_reduce", 1.5), ("all_gather", 0.75), ("reduce_scatter", 1.5)])
+def test_a_ring_over_two_racks_runs_at_the_rate_of_their_uplink(kind: str, volume: float) -> None:
+    from simtrain.validate.torch_racks import in_racks
+
+    bed, nbytes = Bed(4, 1e9, 2, 0.0), 8e6
+    plain = machine_of(bed, micro(bed))
+    # One edge of the ring crosses each way, so it has the whole uplink: at 500 Mbit/s it is half as fast as a card, at 2,000 the cards bound.
+    for uplink, rate in ((500e6, 0.956 * 500e6 / 8), (2e9, plain.price(kind, nbytes, 4, False).rate)):
+        found = in_racks(plain, bed, uplink).price(kind, nbytes, 4, False)
+        assert found.nbytes == pytest.approx(volume * nbytes)
+        assert found.rate == pytest.approx(rate, rel=1e-3)
+        assert found.latency == plain.price(kind, nbytes, 4, False).latency
+
+
+def test_single_messages_between_racks_are_refused(machine: Machine) -> None:
+    from simtrain.errors import UnsupportedError
+    from simtrain.validate.torch_racks import in_racks
+
+    with pytest.raises(UnsupportedError, match="single messages between racks are not modelled"):
+        in_racks(machine, Bed(4, 1e9, 2, 0.0), 500e6).price("exchange", 1e6, 4, False)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validation.measure.network import Network
+from validation.measure.network import REGISTRY, Network
 
-HANG = 60.0
-"""Seconds without a sign of life from any rank after which a run is given up. [s]"""
+HANG = 50.0
+"""Time without a sign of life from any rank after which a run is given up; below the minute after which the backend itself gives up. [s]"""
+STOPPED = 2.0
+"""A gap in the watching itself of more than this means that this process was stopped, and perhaps the ranks with it. [s]"""
 ROOT = Path(__file__).parents[2]
+
+
+_AFTERMATH = 0.5
+"""Within this, the peers of a rank that died end too, some of them before it is noticed. [s]"""
+_FOLDER = "simtrain-ranks-"
+"""Start of the name of a run's temporary folder; the number of its owner follows."""
+TURNS = REGISTRY / "turn"
+"""Locked by the run that measures."""
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
 class RankError(RuntimeError):
@@ -42,6 +56,27 @@ class Rank:
         """Return the last line that it wrote to its error stream."""
         lines = (self.folder / f"rank{self.number}.err").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "no message"
+
+
+@contextmanager
+def turn(say: Callable[[str], None]) -> Generator[None]:
+    """Hold the machine's cores for one measurement: another run that wants them waits, or both would time each other.
+
+    The kernel gives the turn back when its holder dies, however it dies.
+
+    Parameters
+    ----------
+    say
+        Called once if there is somebody to wait for.
+    """
+    TURNS.parent.mkdir(exist_ok=True)
+    with open(TURNS, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run is measuring on this machine; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run_ranks(
@@ -69,7 +104,8 @@ def run_ranks(
     RankError
         Naming the rank that died or hung, within ``hang`` seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="simtrain-ranks-") as name:
+    _remove_stale()
+    with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-") as name:
         folder = Path(name)
         (folder / "task.json").write_text(json.dumps(dict(task)))
         ranks = [_start(module, number, size, folder, network) for number in range(size)]
@@ -87,9 +123,18 @@ def core_of(rank: int, size: int) -> int:
     return cores[rank * len(cores) // max(size, len(cores))]
 
 
+def _remove_stale() -> None:
+    """Remove the folders of runs that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _start(module: str, number: int, size: int, folder: Path, network: Network | None) -> Rank:
     # Affinity has to be set before the interpreter starts: threads of libraries would keep the old one.
-    command = [*(network.enter(number) if network else []), "taskset", "-c", str(core_of(number, size)), sys.executable, "-m", module]
+    # The kernel ends a rank when this process dies, from its first moment on; a rank that asks for that itself is an orphan while it imports torch.
+    command = [*(network.enter(number) if network else []), *_DIE_WITH_PARENT, "taskset", "-c", str(core_of(number, size)), sys.executable, "-m", module]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "RANK": str(number), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0" if network else "lo",
         "SIMTRAIN_TASK": str(folder / "task.json"), "SIMTRAIN_RESULTS": str(folder / f"rank{number}.jsonl"), "SIMTRAIN_STORE": str(folder / "store"),
@@ -102,12 +147,15 @@ def _start(module: str, number: int, size: int, folder: Path, network: Network |
 def _watch(ranks: list[Rank], hang: float, may_die: frozenset[int]) -> None:
     sizes = [0] * len(ranks)
     heard = [time.monotonic()] * len(ranks)
+    looked = time.monotonic()
     while True:
+        gap, looked = time.monotonic() - looked, time.monotonic()
+        if gap > STOPPED:
+            heard = [moment + gap for moment in heard]
         running = [rank for rank in ranks if rank.process.poll() is None]
-        for rank in ranks:
-            code = rank.process.returncode
-            if code not in (None, 0) and rank.number not in may_die:
-                raise RankError(f"rank {rank.number} ended with code {code}: {rank.last_words()}")
+        if any(_has_failed(rank, may_die) for rank in ranks):
+            time.sleep(_AFTERMATH)
+            raise RankError(_who_failed([rank for rank in ranks if rank.process.poll() is not None and _has_failed(rank, may_die)]))
         if not running:
             return
         for rank in running:
@@ -115,9 +163,30 @@ def _watch(ranks: list[Rank], hang: float, may_die: frozenset[int]) -> None:
             if size != sizes[rank.number]:
                 sizes[rank.number], heard[rank.number] = size, time.monotonic()
         if time.monotonic() - max(heard) > hang:
-            silent = min(running, key=lambda r: heard[r.number])
-            raise RankError(f"rank {silent.number} hangs: no result for {hang:.0f} s; {silent.last_words()}")
+            # Its peers wait for a rank that is stopped, and are as silent; of ranks that all run, the first to fall silent is named.
+            stopped = [rank for rank in running if _is_stopped(rank)]
+            silent = min(stopped or running, key=lambda r: heard[r.number])
+            what = "is stopped" if stopped else "hangs"
+            raise RankError(f"rank {silent.number} {what}: no result for {hang:.0f} s; {silent.last_words()}")
         time.sleep(0.02)
+
+
+def _has_failed(rank: Rank, may_die: frozenset[int]) -> bool:
+    return rank.process.returncode not in (None, 0) and rank.number not in may_die
+
+
+def _who_failed(failed: list[Rank]) -> str:
+    """Return what befell the first to fail: a death by signal comes before an error, and this before the complaint of one who has lost a peer."""
+    order = sorted(failed, key=lambda rank: (rank.process.returncode > 0, "peer" in rank.last_words(), rank.number))
+    return "; then ".join(f"rank {rank.number} ended with code {rank.process.returncode}: {rank.last_words()}" for rank in order)
+
+
+def _is_stopped(rank: Rank) -> bool:
+    """Whether a signal has stopped the process."""
+    try:
+        return Path(f"/proc/{rank.process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
+    except OSError:
+        return False
 
 
 def _kill(rank: Rank) -> None:

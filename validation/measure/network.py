@@ -1,5 +1,7 @@
 """A network that can be set: ranks in network namespaces, joined by a bridge, each egress shaped by a token bucket.
 
+Optionally the ranks sit in two racks, each with a bridge of its own; the link between the bridges is shaped both ways, and may be oversubscribed.
+
 Every name carries the prefix of its run, and a file under the temporary folder says which process owns it. A run that
 was killed leaves namespaces behind; the next run finds files of dead owners and removes what they name.
 """
@@ -46,6 +48,8 @@ class Network:
     size: int
     rate: float
     """Of each egress on the wire; 0 is unshaped. [bit/s]"""
+    uplink: float = 0.0
+    """Of the link between two racks, each way; 0 for a single bridge. [bit/s]"""
     made: list[str] = field(default_factory=list[str])
 
     def namespace(self, rank: int) -> str:
@@ -63,7 +67,7 @@ class Network:
 
 
 @contextmanager
-def shaped(size: int, rate: float) -> Generator[Network, None, None]:
+def shaped(size: int, rate: float, uplink: float = 0.0) -> Generator[Network, None, None]:
     """Make a network of ``size`` ranks whose egress passes ``rate``, and remove it on every way out.
 
     Parameters
@@ -72,6 +76,9 @@ def shaped(size: int, rate: float) -> Generator[Network, None, None]:
         Ranks; each gets a namespace with one interface ``eth0``.
     rate
         On the wire; a token bucket counts headers too. [bit/s]
+    uplink
+        Puts the ranks into two racks, the first half in the one and the rest in the other, joined by a link of this rate; 0 puts all on one bridge.
+        It is oversubscribed if the ranks of a rack may send more. [bit/s]
 
     Raises
     ------
@@ -79,7 +86,7 @@ def shaped(size: int, rate: float) -> Generator[Network, None, None]:
         If a command of iproute2 fails.
     """
     remove_stale()
-    network = Network(f"st{uuid.uuid4().hex[:6]}", size, rate)
+    network = Network(f"st{uuid.uuid4().hex[:6]}", size, rate, uplink)
     REGISTRY.mkdir(exist_ok=True)
     entry = REGISTRY / f"{network.prefix}.json"
     entry.write_text(json.dumps({"pid": os.getpid(), "started": _start_time(os.getpid()), "prefix": network.prefix}))
@@ -94,19 +101,29 @@ def shaped(size: int, rate: float) -> Generator[Network, None, None]:
 def _build(network: Network) -> None:
     switch = f"{network.prefix}sw"
     _run(["ip", "netns", "add", switch])
-    _run(["ip", "-n", switch, "link", "add", "br0", "type", "bridge"])
-    _run(["ip", "-n", switch, "link", "set", "br0", "up"])
+    for bridge in ("br0", "br1") if network.uplink else ("br0",):
+        _run(["ip", "-n", switch, "link", "add", bridge, "type", "bridge"])
+        _run(["ip", "-n", switch, "link", "set", bridge, "up"])
     for rank in range(network.size):
         space, port = network.namespace(rank), f"p{rank}"
+        bridge = "br1" if network.uplink and rank >= network.size / 2 else "br0"
         _run(["ip", "netns", "add", space])
         _run(["ip", "-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch])
-        _run(["ip", "-n", switch, "link", "set", port, "master", "br0", "up"])
+        _run(["ip", "-n", switch, "link", "set", port, "master", bridge, "up"])
         _run(["ip", "-n", space, "addr", "add", f"10.77.0.{rank + 1}/24", "dev", "eth0"])
         for device in ("lo", "eth0"):
             _run(["ip", "-n", space, "link", "set", device, "up"])
         if network.rate:
-            bucket = ["rate", f"{network.rate:.0f}bit", "burst", str(BURST), "latency", "400ms"]
-            _run(["tc", "-n", space, "qdisc", "add", "dev", "eth0", "root", "tbf", *bucket])
+            _shape(space, "eth0", network.rate)
+    if network.uplink:
+        _run(["ip", "-n", switch, "link", "add", "up0", "type", "veth", "peer", "name", "up1"])
+        for end in (0, 1):  # what leaves one rack enters an end and leaves it shaped towards the other
+            _run(["ip", "-n", switch, "link", "set", f"up{end}", "master", f"br{end}", "up"])
+            _shape(switch, f"up{end}", network.uplink)
+
+
+def _shape(space: str, device: str, rate: float) -> None:
+    _run(["tc", "-n", space, "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{rate:.0f}bit", "burst", str(BURST), "latency", "400ms"])
 
 
 def remove(prefix: str) -> None:

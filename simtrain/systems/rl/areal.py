@@ -28,8 +28,7 @@ from simtrain.policy.consumption import ORDERS, Order
 from simtrain.systems.base import Case, Claim
 from simtrain.systems.rl.verl import Verl
 from simtrain.systems.rollout import Pools, RolloutSystem
-from simtrain.workload import Rollouts
-from simtrain.workload.rollouts import RolloutSource
+from simtrain.workload.rollouts import RolloutSource, RolloutStream
 
 
 class AReaL(RolloutSystem):
@@ -53,7 +52,7 @@ class AReaL(RolloutSystem):
     consumption_order: Literal["oldest_first", "first_finished", "newest_first", "in_order"] = "oldest_first"
     """Which finished rollouts a batch takes, see :mod:`simtrain.policy.consumption`."""
 
-    def admission(self, job: Rollouts) -> Rule:
+    def admission(self, job: RolloutStream) -> Rule:
         return bounded_staleness(math.inf if self.max_staleness < 0 else self.max_staleness, self.max_running or job.batch_size)
 
     def consumption(self) -> Order:

@@ -1,0 +1,78 @@
+"""The measured RL loop as rows of ``validate torch``: seconds per sample, staleness and the trainer's idle share, each in each mode."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simtrain.validate.torch_rl import naive_rl, predict_rl, trainer_idle
+from simtrain.validate.torch_store import repeat_noise, write
+from simtrain.workload.rollouts import RolloutStream
+
+UNITS = {"rl_loop": "s", "rl_staleness": "updates", "rl_trainer_idle": "share"}
+"""Of each program's rows: seconds per sample, mean staleness, share of the trainer's time."""
+STEADY = 0.10
+"""A run whose yardstick is further off than this is dropped, as with samples of other programs."""
+
+
+def rl_rows(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Measure the loop in all modes, or read what was measured, and yield three rows per configuration."""
+    path = out / "rl_loop.json"
+    if not path.exists():
+        say("reinforcement learning from rollouts on the loopback")
+        task = measure.rl_loop.task(measure.rl_loop.ROUNDS)
+        with measure.launch.turn(say):
+            lines = measure.rl_loop.measure(task)
+        write(path, json.dumps({"task": task, "lines": lines}))
+    raw = json.loads(path.read_text())
+    task, lines = raw["task"], raw["lines"]
+    seconds, yardstick = rl_constants(lines)
+    for number, settings in enumerate(task["configurations"]):
+        runs = _steady([line for line in lines[0] if line["kind"] == "run" and line["number"] == number])
+        scale = statistics.median(statistics.fmean(run["yardsticks"]) for run in runs) / yardstick
+        stream = RolloutStream(**task["streams"][number])
+        yield from _rows(settings, stream, {name: value * scale for name, value in seconds.items()}, runs, measure.rl_loop.SEED)
+
+
+def _steady(runs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the runs during which the machine was near its usual speed, unless that leaves fewer than two."""
+    yards = [statistics.fmean(run["yardsticks"]) for run in runs]
+    usual = statistics.median(yards)
+    kept = [run for run, yard in zip(runs, yards, strict=True) if abs(yard / usual - 1) <= STEADY]
+    return kept if len(kept) >= 2 else runs
+
+
+def rl_constants(lines: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[dict[str, float], float]:
+    """Return the constants, each the slower rank's median, and the yardstick meanwhile. [s]"""
+    found: dict[str, list[float]] = {}
+    yards: list[float] = []
+    for line in (line for rank in lines for line in rank if line["kind"] == "micro"):
+        found.setdefault(line["name"], []).append(statistics.median(line["seconds"]))
+        yards.append(line["yardstick"])
+    return {name: max(values) for name, values in found.items()}, statistics.median(yards)
+
+
+def _rows(
+    settings: Mapping[str, Any], stream: RolloutStream, constants: Mapping[str, float], runs: Sequence[Mapping[str, Any]], seed: int
+) -> Iterator[dict[str, Any]]:
+    run = predict_rl(settings, stream, constants, seed)
+    predicted = (run.makespan / len(run.counted), statistics.fmean(r.staleness for r in run.counted), trainer_idle(run))
+    measured = (
+        [run["seconds_per_sample"] for run in runs], [statistics.fmean(run["staleness"]) for run in runs], [run["idle"] for run in runs],
+    )  # fmt: skip
+    for program, values, ours, simple in zip(UNITS, measured, predicted, naive_rl(settings, stream, constants), strict=True):
+        middle = statistics.median(values)
+        yield {
+            "bed": "2 ranks, loopback", "ranks": 2, "rate": 0.0, "program": program, "configuration": json.dumps(dict(settings)), "unit": UNITS[program],
+            "measured": middle, "predicted": ours, "error": _error(ours, middle), "noise": (max(values) - min(values)) / 2 / middle if middle else 0.0,
+            "repeat": repeat_noise(values) if middle else 0.0, "naive": simple, "naive_error": _error(simple, middle), "sent": 0.0, "sent_expected": 0.0,
+        }  # fmt: skip
+
+
+def _error(predicted: float, measured: float) -> float:
+    """Return the relative error; nothing predicted where nothing is measured is right."""
+    return predicted / measured - 1 if measured else (0.0 if not predicted else math.inf)
