@@ -77,7 +77,7 @@ def problem_of(era: Era, rows: Sequence[PublishedRow]) -> Problem:
             s = scenario_of(row).scenario
         except SimtrainError:
             continue
-        if base_of(s.system.software.name) == era.software and s.cluster.node.accelerator.kernels.name == era.kernels:
+        if base_of(s.system.software.name) == era.software and s.cluster.node.accelerator.kernels.rates_key == era.kernels:
             mine.append(row)
     return Problem(chosen(mine, era.most), era.kernels, era.names, era.clusters)
 
@@ -106,6 +106,7 @@ def software_file(era: Era, fit: Fit, rows: Sequence[PublishedRow]) -> dict[str,
         **others,
         "rates": {era.kernels: rates},
         "fit": {era.kernels: describe(fit, rows)},
+        "intervals": {era.kernels: {name: [_rounded(low), _rounded(high)] for name, (low, high) in zip(fit.names, fit.intervals, strict=True)}},
     }
 
 
