@@ -22,7 +22,7 @@ class CalibrationTarget(StrEnum):
 
 def calibrate(
     what: Annotated[CalibrationTarget, typer.Argument(help="What to fit.")],
-    accelerator: Annotated[str, typer.Option(help="kernels: shipped accelerator; collectives: node whose links are fitted; published: family of kernels, as hopper.")],
+    accelerator: Annotated[str, typer.Option(help="kernels: shipped accelerator; collectives: shipped node; published: family of kernels, such as hopper.")],
     table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv, or of published_training.csv.")],
     out: Annotated[Path | None, typer.Option(help="Write the fitted YAML here.")] = None,
     software: Annotated[str, typer.Option(help="published: software era whose rates and host times are fitted.")] = "",

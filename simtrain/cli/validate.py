@@ -67,7 +67,7 @@ def _kernels(table: Path, as_json: Path | None, plot: Path | None) -> None:
     if plot:
         raise InputError("--plot: there is no picture of kernels; leave it out")
     rows = predict_rows(read_kernel_table(table))
-    if not (rows["status"] == "ok").any():
+    if "ok" not in rows["status"].tolist():
         reasons = "; ".join(f"{count} of {kind}: {reason}" for kind, reason, count in refusals(rows)[:3]) or "it is empty"
         raise InputError(f"{table}: holds no row that can be compared ({reasons}); give kernels, collectives or copies of shipped accelerators")
     groups, targets = groups_of(rows), targets_of(rows)

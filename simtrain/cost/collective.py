@@ -13,7 +13,7 @@ A member also copies its own block, of ``own`` bytes, from its input to its outp
     seconds += own_copy * own / R
 
 and an all-to-all whose messages are too large for the low-latency protocol pays ``exchange_latency`` once, all peers being
-asked for room at the same time.
+asked for room at the same time. Between nodes both hide behind the cards.
 
 The square root is what a pipeline gains when the number of chunks is chosen well: sending ``V`` bytes in ``c`` chunks
 through ``k`` stages takes ``(k + c) (a + V / (c R))``; at the best ``c`` this is
@@ -346,7 +346,9 @@ def _transfer(load: Load, algorithm: str, kind: str, span: Span, cluster: Cluste
     latency, inside = (node.nic.launch if span.nodes > 1 else node.scale_up.launch), None
     if span.per_node > 1:
         link = scale_up_link(node, span.per_node, kind, algorithm)
-        latency += load.scale_up_steps * link.latency + own_block_time(kind, load.own_bytes, link.bandwidth, node)
+        latency += load.scale_up_steps * link.latency
+        if span.nodes == 1:
+            latency += own_block_time(kind, load.own_bytes, link.bandwidth, node)
         inside = Transfer(latency, load.scale_up_bytes, link.rate(load.scale_up_bytes), "pcie" if crosses_root(node, span.per_node) else "scale_up")
         if span.nodes == 1:
             return inside

@@ -2,8 +2,8 @@
 
 The closed form of :mod:`simtrain.cost.collective` knows a collective by three numbers (members, members per node, leaves). Here its
 messages meet on the links that they really cross. What remains from the closed form are the measured constants: launch, latencies,
-the copy of a member's own block, large-message rates, the ramp ``1 / (1 + sqrt(half_size / V))`` of algorithms that are no pipeline of chunks here, and the rate of trees
-over rings. ``fabric_efficiency`` is left out: the collisions that it stands for happen here.
+the copy of a member's own block, large-message rates, the ramp ``1 / (1 + sqrt(half_size / V))`` of algorithms that are no pipeline of
+chunks here, and the rate of trees over rings. ``fabric_efficiency`` is left out: the collisions that it stands for happen here.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ class _Run:
 def _own_block_time(kind: str, nbytes: float, ranks: Sequence[int], cluster: Cluster, algorithm: str) -> float:
     """Return the time of a member's own block, which crosses no link of the fabric. [s]"""
     span = span_of(ranks, cluster)
-    if span.per_node == 1:
+    if span.nodes > 1 or span.size == 1:
         return 0.0
     own_bytes = closed_form.ALGORITHMS[kind][algorithm](nbytes, span).own_bytes
     return closed_form.own_block_time(kind, own_bytes, closed_form.scale_up_link(cluster.node, span.per_node, kind, algorithm).bandwidth, cluster.node)

@@ -35,7 +35,6 @@ from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.status import Status
     from rich.table import Table
 

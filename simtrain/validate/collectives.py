@@ -5,9 +5,9 @@ The fit is linear. For a given algorithm the model of :mod:`simtrain.cost.collec
     seconds = launch + steps * latency + V * (1 / R) + sqrt(V) * (sqrt(half_size) / R) + own * (own_copy / R)
 
 with ``steps``, ``V`` and ``own`` from the algorithm's :class:`~simtrain.cost.collective.Load`; an all-to-all has its own share of copying and a
-handshake. The seven unknown terms (nine with in-switch reduction) follow from non-negative least absolute relative errors, one set per fabric, never per row. A program that
-measures adds its own time per call (host, NCCL version), which is no property of the fabric: each source but the one with the most
-rows has an overhead of its own in the fit (if it has small messages to tell it from), which is reported and not used in predictions.
+handshake. The seven unknown terms (nine with in-switch reduction) follow from non-negative least absolute relative errors, one set per fabric, never per
+row. A program that measures adds its own time per call (host, NCCL version), which is no property of the fabric: each source but the one with the
+most rows has an overhead of its own in the fit (if it has small messages to tell it from), which is reported and not used in predictions.
 """
 
 from __future__ import annotations

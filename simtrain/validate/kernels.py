@@ -16,7 +16,19 @@ from simtrain.validate.collectives import FABRICS, node_of, predict
 from simtrain.validate.experts import predict_experts
 from simtrain.validate.links import predict_copy, predict_exchange, predict_storage
 from simtrain.validate.tables import (
-    AttentionRow, CollectiveRow, CopyRow, ExchangeRow, ExpertRow, GemmRow, KernelTable, MemoryRow, Refused, Row, StorageRow, device, read_kernel_table,
+    AttentionRow,
+    CollectiveRow,
+    CopyRow,
+    ExchangeRow,
+    ExpertRow,
+    GemmRow,
+    KernelTable,
+    MemoryRow,
+    Refused,
+    Row,
+    StorageRow,
+    device,
+    read_kernel_table,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -151,10 +163,11 @@ def targets_of(rows: pd.DataFrame) -> pd.DataFrame:
 def outside_tolerance(targets: pd.DataFrame) -> list[str]:
     """Return one line per target that is missed."""
     rows: list[dict[str, Any]] = cast("Any", targets[~targets["is_met"]]).to_dict("records")
-    return [
-        f"{row['accelerator']} {row['kind']} {row['kernel']}".rstrip() + f": median error {row['median']:.1%} of {row['scored']:.0f} rows, allowed {row['allowed']:.0%}"
-        for row in rows
-    ]
+    lines: list[str] = []
+    for row in rows:
+        name = f"{row['accelerator']} {row['kind']} {row['kernel']}".rstrip()
+        lines.append(f"{name}: median error {row['median']:.1%} of {row['scored']:.0f} rows, allowed {row['allowed']:.0%}")
+    return lines
 
 
 def scored_collectives(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,16 @@ from simtrain.errors import UnsupportedError
 from simtrain.hardware.accelerator import Accelerator
 from simtrain.validate.collectives import Measurement, read_measurement
 from simtrain.validate.tables import (
-    DEVICES, AttentionRow, CollectiveRow, CopyRow, ExchangeRow, ExpertRow, GemmRow, MemoryRow, Row, StorageRow,
+    DEVICES,
+    AttentionRow,
+    CollectiveRow,
+    CopyRow,
+    ExchangeRow,
+    ExpertRow,
+    GemmRow,
+    MemoryRow,
+    Row,
+    StorageRow,
 )  # fmt: skip
 
 Record = dict[str, str]
@@ -163,16 +172,22 @@ def read_all_to_all(r: Record) -> Row:
     element = 1.0 if way[0] == "dispatch" else 2.0
     sms = re.search(r"sms=(\d+)", r["op"])
     if sms is None:
-        is_direct = "low latency" in r["op"]
-        tokens, seconds = (128, _number(r, "latency_us") * 1e-6) if is_direct else (4096, 1 / (_number(r, "busbw_gbs") * 1e9))
-        per_node = 1 if is_direct else -(-ranks // nodes)
-        return ExchangeRow(r["id"], source_of(r), gpu, seconds, way[0], tokens, 7168, 8, element, ranks, per_node, not is_direct, not is_direct)
+        return _read_deepep(r, way[0], element, ranks, nodes)
     if int(sms[1]) < DEFAULT_SMS:
         raise UnsupportedError(f"an exchange on fewer than {DEFAULT_SMS} units: the cost model knows no rate per unit")
-    top_k = re.search(r"top(\d+)", r["notes"])
-    tokens, hidden = int(_number(r, "m")), int(_number(r, "k"))
-    seconds = _number(r, "latency_us") * 1e-6
-    return ExchangeRow(r["id"], source_of(r), gpu, seconds, way[0], tokens, hidden, int(top_k[1]) if top_k else 8, element, ranks, -(-ranks // nodes), True, False)
+    stated = re.search(r"top(\d+)", r["notes"])
+    if stated is None:
+        raise UnsupportedError("experts per token are not stated")
+    tokens, hidden, seconds, top_k = int(_number(r, "m")), int(_number(r, "k")), _number(r, "latency_us") * 1e-6, int(stated[1])
+    return ExchangeRow(r["id"], source_of(r), gpu, seconds, way[0], tokens, hidden, top_k, element, ranks, -(-ranks // nodes), True, False)
+
+
+def _read_deepep(r: Record, way: str, element: float, ranks: int, nodes: int) -> Row:
+    """Read a row of DeepEP's own tables: 8 of 256 experts, hidden size 7,168; 128 tokens by direct messages, or 4,096 in one forwarded pass."""
+    is_direct = "low latency" in r["op"]
+    tokens, seconds = (128, _number(r, "latency_us") * 1e-6) if is_direct else (4096, 1 / (_number(r, "busbw_gbs") * 1e9))
+    per_node = 1 if is_direct else -(-ranks // nodes)
+    return ExchangeRow(r["id"], source_of(r), r["gpu"], seconds, way, tokens, 7168, 8, element, ranks, per_node, not is_direct, not is_direct)
 
 
 def read_copy(r: Record) -> Row:
