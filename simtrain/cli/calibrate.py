@@ -16,12 +16,13 @@ class CalibrationTarget(StrEnum):
     """What ``calibrate`` can fit."""
 
     kernels = "kernels"
+    collectives = "collectives"
     published = "published"
 
 
 def calibrate(
     what: Annotated[CalibrationTarget, typer.Argument(help="What to fit.")],
-    accelerator: Annotated[str, typer.Option(help="kernels: shipped accelerator whose curves are fitted; published: family of kernels, such as hopper.")],
+    accelerator: Annotated[str, typer.Option(help="kernels: shipped accelerator; collectives: shipped node; published: family of kernels, such as hopper.")],
     table: Annotated[Path, typer.Option(help="CSV of measurements with the columns of microbench.csv, or of published_training.csv.")],
     out: Annotated[Path | None, typer.Option(help="Write the fitted YAML here.")] = None,
     software: Annotated[str, typer.Option(help="published: software era whose rates and host times are fitted.")] = "",
@@ -36,10 +37,23 @@ def calibrate(
         _published(software, accelerator, table, out)
         return
     if software:
-        raise InputError("--software: kernels are fitted without an era; leave it out")
+        raise InputError(f"--software: {what.value} are fitted without an era; leave it out")
+    if what is CalibrationTarget.collectives:
+        _collectives(accelerator, table, out)
+        return
     from simtrain.validate.calibrate import calibrate as calibrate_api
 
     calibrate_api(accelerator, table, out)
+
+
+def _collectives(node: str, table: Path, out: Path | None) -> None:
+    from simtrain.validate.calibrate_links import calibrate_links
+
+    found = calibrate_links(node, table, out)["scale_up"]
+    for part, intervals in found["intervals"].items():
+        for name, (low, high) in intervals.items():
+            print(f"{part}: {name} {found[name]}, 90 % within {low:.4g} and {high:.4g} (SI)")
+    print(found["fit"])
 
 
 def _published(software: str, kernels: str, table: Path, out: Path | None) -> None:

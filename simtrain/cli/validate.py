@@ -60,18 +60,23 @@ def validate(
 
 
 def _kernels(table: Path, as_json: Path | None, plot: Path | None) -> None:
-    from simtrain.report.tables import print_validation
-    from simtrain.validate.kernels import outside_tolerance, validate_kernels
+    from simtrain.report.kernel_tables import print_kernels
+    from simtrain.validate.kernels import groups_of, outside_tolerance, predict_rows, refusals, scored_collectives, targets_of
+    from simtrain.validate.tables import read_kernel_table
 
     if plot:
         raise InputError("--plot: there is no picture of kernels; leave it out")
-    frame = validate_kernels(table)
-    if frame.empty:
-        raise InputError(f"{table}: holds no row that can be compared; give rows of gemm, attention or memory kernels of shipped accelerators")
-    print_validation(frame)
+    rows = predict_rows(read_kernel_table(table))
+    if "ok" not in rows["status"].tolist():
+        reasons = "; ".join(f"{count} of {kind}: {reason}" for kind, reason, count in refusals(rows)[:3]) or "it is empty"
+        raise InputError(f"{table}: holds no row that can be compared ({reasons}); give kernels, collectives or copies of shipped accelerators")
+    groups, targets = groups_of(rows), targets_of(rows)
+    print_kernels(groups, scored_collectives(rows), targets, refusals(rows))
     if as_json:
-        write_files([(as_json, _writer(str(frame.to_json(orient="records", indent=1))))])
-    missed = outside_tolerance(frame)
+        parts = {"rows": rows, "groups": groups, "targets": targets}
+        record = {name: json.loads(str(frame.to_json(orient="records"))) for name, frame in parts.items()}
+        write_files([(as_json, _writer(json.dumps(record, indent=1)))])
+    missed = outside_tolerance(targets)
     if missed:
         raise ToleranceError("\n".join(missed))
 

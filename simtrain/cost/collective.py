@@ -8,6 +8,13 @@ Model, for an algorithm of ``k`` steps that sends ``V`` bytes per member over a 
 
     seconds = launch + k * latency + V / rate,     rate = R / (1 + sqrt(half_size / V))
 
+A member also copies its own block, of ``own`` bytes, from its input to its output, with the same units that send the others [1]_::
+
+    seconds += own_copy * own / R
+
+and an all-to-all whose messages are too large for the low-latency protocol pays ``exchange_latency`` once, all peers being
+asked for room at the same time. Between nodes both hide behind the cards.
+
 The square root is what a pipeline gains when the number of chunks is chosen well: sending ``V`` bytes in ``c`` chunks
 through ``k`` stages takes ``(k + c) (a + V / (c R))``; at the best ``c`` this is
 ``(sqrt(k a) + sqrt(V / R))**2`` [4]_, whose cross term grows as ``sqrt(V)``.
@@ -36,6 +43,10 @@ from simtrain.hardware.node import Node
 
 TREE_EFFICIENCY = 0.92
 """Rate of double binary trees over that of rings on the same links: NCCL's own tuning factor (src/graph/tuning.cc, recalled)."""
+
+
+LOW_LATENCY_MESSAGE = 16384
+"""Messages of an all-to-all up to here go by the low-latency protocol, which needs no handshake (NCCL_P2P_LL_THRESHOLD, recalled). [B]"""
 
 
 class Transfer(NamedTuple):
@@ -67,6 +78,8 @@ class Load(NamedTuple):
     """Dependent messages between nodes."""
     nic_bytes: float = 0.0
     """Sent by a member over its share of the NICs. [B]"""
+    own_bytes: float = 0.0
+    """That a member keeps: copied from its input to its output. [B]"""
 
 
 class Link(NamedTuple):
@@ -104,7 +117,7 @@ def ring_all_reduce(nbytes: float, span: Span) -> Load:
     Examples
     --------
     >>> ring_all_reduce(8e9, Span(8, 8))
-    Load(scale_up_steps=14, scale_up_bytes=14000000000.0, nic_steps=0, nic_bytes=0.0)
+    Load(scale_up_steps=14, scale_up_bytes=14000000000.0, nic_steps=0, nic_bytes=0.0, own_bytes=1000000000.0)
     """
     return _twice(ring_all_gather(nbytes, span))
 
@@ -117,7 +130,7 @@ def ring_all_gather(nbytes: float, span: Span) -> Load:
     ``n - 1`` steps of ``nbytes / n``, hence ``(n - 1) / n * nbytes`` sent by each member [1]_ [2]_.
     """
     n, nodes = span.size, span.nodes
-    return _along_ring((n - 1) / n * nbytes, span, nic_steps=nodes - 1)
+    return _along_ring((n - 1) / n * nbytes, span, nic_steps=nodes - 1)._replace(own_bytes=nbytes / n)
 
 
 def ring_broadcast(nbytes: float, span: Span) -> Load:
@@ -145,7 +158,7 @@ def tree_all_reduce(nbytes: float, span: Span) -> Load:
     """
     r, nodes = span.per_node, span.nodes
     between = min(nodes - 1, 2) * nbytes / span.fewest_per_node
-    return Load(2 * (r - 1), 2 * (r - 1) / r * nbytes, 2 * (nodes - 1).bit_length(), between)
+    return Load(2 * (r - 1), 2 * (r - 1) / r * nbytes, 2 * (nodes - 1).bit_length(), between, nbytes / span.size)
 
 
 def hierarchical_all_reduce(nbytes: float, span: Span) -> Load:
@@ -162,7 +175,7 @@ def hierarchical_all_reduce(nbytes: float, span: Span) -> Load:
 def hierarchical_all_gather(nbytes: float, span: Span) -> Load:
     """Return the load of a ring all-gather per rail between nodes and one inside the node (mirrored: reduce-scatter)."""
     r, nodes = span.per_node, span.nodes
-    return Load(r - 1, (r - 1) / r * nbytes, nodes - 1, (nodes - 1) / nodes * nbytes / span.fewest_per_node)
+    return Load(r - 1, (r - 1) / r * nbytes, nodes - 1, (nodes - 1) / nodes * nbytes / span.fewest_per_node, nbytes / span.size)
 
 
 def switch_all_reduce(nbytes: float, span: Span) -> Load:
@@ -189,7 +202,7 @@ def pairwise_all_to_all(nbytes: float, span: Span) -> Load:
     """
     n, fewest = span.size, span.fewest_per_node
     inside, outside = (span.per_node - 1) / n * nbytes, (n - fewest) / n * nbytes
-    return Load(min(1, span.per_node - 1), inside, min(1, span.nodes - 1), outside if span.nodes > 1 else 0.0)
+    return Load(min(1, span.per_node - 1), inside, min(1, span.nodes - 1), outside if span.nodes > 1 else 0.0, nbytes / n)
 
 
 def shift(nbytes: float, span: Span) -> Load:
@@ -212,7 +225,7 @@ def send_recv(nbytes: float, span: Span) -> Load:
 
 
 def _twice(load: Load) -> Load:
-    return Load(2 * load.scale_up_steps, 2 * load.scale_up_bytes, 2 * load.nic_steps, 2 * load.nic_bytes)
+    return Load(2 * load.scale_up_steps, 2 * load.scale_up_bytes, 2 * load.nic_steps, 2 * load.nic_bytes, load.own_bytes)
 
 
 ALGORITHMS: dict[str, dict[str, Callable[[float, Span], Load]]] = {
@@ -334,6 +347,8 @@ def _transfer(load: Load, algorithm: str, kind: str, span: Span, cluster: Cluste
     if span.per_node > 1:
         link = scale_up_link(node, span.per_node, kind, algorithm)
         latency += load.scale_up_steps * link.latency
+        if span.nodes == 1:
+            latency += own_block_time(kind, load.own_bytes, link.bandwidth, node)
         inside = Transfer(latency, load.scale_up_bytes, link.rate(load.scale_up_bytes), "pcie" if crosses_root(node, span.per_node) else "scale_up")
         if span.nodes == 1:
             return inside
@@ -343,6 +358,27 @@ def _transfer(load: Load, algorithm: str, kind: str, span: Span, cluster: Cluste
     if inside is None or between.nbytes / between.rate >= inside.nbytes / inside.rate:
         return between
     return inside._replace(latency=latency)
+
+
+def own_block_time(kind: str, own_bytes: float, bandwidth: float, node: Node) -> float:
+    """Return what a member's own block adds to a call: its copy, and in an all-to-all of blocks as large the handshake with all peers. [s]
+
+    Parameters
+    ----------
+    kind
+        Of the collective.
+    own_bytes
+        Of the block: :attr:`Load.own_bytes`. [B]
+    bandwidth
+        Large-message rate of a member inside the node. [B/s]
+    node
+        Gives the fitted shares.
+    """
+    scale_up = node.scale_up
+    if kind != "all_to_all":
+        return scale_up.own_copy * own_bytes / bandwidth
+    share = scale_up.own_copy if scale_up.exchange_copy is None else scale_up.exchange_copy
+    return share * own_bytes / bandwidth + (scale_up.exchange_latency if own_bytes > LOW_LATENCY_MESSAGE else 0.0)
 
 
 def crosses_root(node: Node, members: int) -> bool:

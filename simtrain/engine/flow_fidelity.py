@@ -2,8 +2,8 @@
 
 The closed form of :mod:`simtrain.cost.collective` knows a collective by three numbers (members, members per node, leaves). Here its
 messages meet on the links that they really cross. What remains from the closed form are the measured constants: launch, latencies,
-large-message rates, the ramp ``1 / (1 + sqrt(half_size / V))`` of algorithms that are no pipeline of chunks here, and the rate of trees
-over rings. ``fabric_efficiency`` is left out: the collisions that it stands for happen here.
+the copy of a member's own block, large-message rates, the ramp ``1 / (1 + sqrt(half_size / V))`` of algorithms that are no pipeline of
+chunks here, and the rate of trees over rings. ``fabric_efficiency`` is left out: the collisions that it stands for happen here.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def flow_collective(
         raise InputError(f"ranks: the cluster has ranks 0 to {cluster.num_accelerators - 1}, not {min(ranks)} to {max(ranks)}")
     fabric = fabric_of(cluster)
     groups = [_placement(fabric, group) for group in (siblings(cluster, ranks) if has_siblings else [ranks])]
-    run = _Run(fabric, kind, chosen, splits_latency, simulate)
+    run = _Run(fabric, kind, chosen, splits_latency, simulate, _own_block_time(kind, size, ranks, cluster, chosen))
     one_round = sum(g.rings.size for g in groups) * cluster.topology.planes
     rounds = (2 if kind in ("all_reduce", "barrier") else 1) * (len(ranks) - 1)
     if chosen == "ring" and kind in _ROUNDS and rounds * one_round > MOST_MESSAGES and rounds > (steps := _rounds_to_run(groups[0], one_round)):
@@ -197,6 +197,8 @@ class _Run:
     algorithm: str
     splits_latency: bool
     simulate: Simulator
+    own: float
+    """What copying its own block costs a member. [s]"""
 
     def whole(self, messages: Messages, members: int, part: float = 1.0) -> FlowCollective:
         """Simulate messages that are all, or a given part, of the collective."""
@@ -257,7 +259,7 @@ class _Run:
     def _launch(self, routes: Routes) -> float:
         node = self.fabric.cluster.node
         is_between = bool((self.fabric.link_class[routes.links] == LinkClass.NIC).any())
-        return node.nic.launch if is_between else node.scale_up.launch
+        return (node.nic.launch if is_between else node.scale_up.launch) + self.own
 
     def _load(self, messages: Messages, routes: Routes, members: int) -> dict[LinkClass, float]:
         """Return the mean bytes per member: once for each message and class it crosses."""
@@ -297,6 +299,15 @@ class _Run:
             stages = n if self.algorithm == "ring" else 2 * (n // nodes + nodes.bit_length())
             fill, latency = (stages * between, node.nic.latency) if nodes > 1 else (stages * inside, node.scale_up.latency)
         return max(1, min(_MOST_CHUNKS, round(math.sqrt(fill / latency)))) if latency else _MOST_CHUNKS
+
+
+def _own_block_time(kind: str, nbytes: float, ranks: Sequence[int], cluster: Cluster, algorithm: str) -> float:
+    """Return the time of a member's own block, which crosses no link of the fabric. [s]"""
+    span = span_of(ranks, cluster)
+    if span.nodes > 1 or span.size == 1:
+        return 0.0
+    own_bytes = closed_form.ALGORITHMS[kind][algorithm](nbytes, span).own_bytes
+    return closed_form.own_block_time(kind, own_bytes, closed_form.scale_up_link(cluster.node, span.per_node, kind, algorithm).bandwidth, cluster.node)
 
 
 def _fastest(kind: str, nbytes: float, ranks: Sequence[int], cluster: Cluster) -> str:

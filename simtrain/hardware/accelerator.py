@@ -75,6 +75,8 @@ class Kernels(NamedSpec):
 
     folder: ClassVar[str] = "hardware/kernels"
 
+    family: str = ""
+    """File whose training rates and fits of eras hold for these kernels too: parts of one generation differ by clocks, not by software."""
     status: Literal["fitted", "assumed"]
     """fitted: from the tables named in ``sources``; assumed: set by analogy, see ``description``."""
     gemm: dict[Dtype, GemmCurve]
@@ -87,6 +89,13 @@ class Kernels(NamedSpec):
     """Rate in long training runs over the best-clock rate of kernel tables, by software era; ``default`` for the rest."""
     fit: dict[str, str] = Field(default_factory=dict)
     """Rows used, errors and date of the fit."""
+    intervals: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
+    """90 % intervals of fitted parameters, by part of the fit; SI units."""
+
+    @property
+    def rates_key(self) -> str:
+        """Name under which software states its training rates on these kernels."""
+        return self.family or self.name
 
 
 class Accelerator(NamedSpec):

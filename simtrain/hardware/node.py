@@ -25,12 +25,22 @@ class ScaleUp(Spec):
     """Per collective call. [s]"""
     half_size: Bytes = 0.0
     """Bytes sent per member at which half the bandwidth is reached, beyond the latency terms. [B]"""
+    own_copy: float = Field(default=0.0, ge=0)
+    """Time in which a member copies its own block of a collective, over the time in which it sends as much."""
+    exchange_copy: float | None = Field(default=None, ge=0)
+    """The same in an all-to-all, whose copy runs apart from the ring; None: ``own_copy``."""
+    exchange_latency: Seconds = 0.0
+    """Added to an all-to-all whose messages exceed the low-latency protocol. [s]"""
     has_switch_reduction: bool = False
     """Whether the switch reduces in flight (NVLink SHARP)."""
     switch_reduction_efficiency: float = Field(default=0.66, gt=0, le=1)
     """Large-message rate of a member's port under in-switch reduction over the nominal one; it counts every byte that leaves the port."""
     switch_reduction_latency: Seconds = 15e-6
     """Of one in-switch all-reduce beyond ``launch``, for any number of members. [s]"""
+    fit: str = ""
+    """Rows, errors and date of the fit of the values above."""
+    intervals: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
+    """90 % intervals of fitted values, by part of the fit; SI units."""
     links: tuple[tuple[int, int, int], ...] = ()
     """Cables of a mesh or of pairs as (accelerator, accelerator, number); empty: the usual ones, see :mod:`simtrain.hardware.topologies`."""
 

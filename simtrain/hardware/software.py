@@ -67,6 +67,8 @@ class Software(NamedSpec):
     """Sustained rates by family of kernels (name of a file in ``hardware/kernels``); without one, that file's ``sustained`` counts."""
     fit: dict[str, str] = Field(default_factory=dict[str, str])
     """Rows, errors and intervals of what was fitted to published training, by family of kernels."""
+    intervals: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
+    """90 % intervals of what was fitted, by family of kernels; SI units."""
     has_amax_pass: bool = False
     """Whether a cast to 8 bits or less reads its input once more to find the scale (current, not delayed or block scaling)."""
     has_transposed_cast: bool = True
@@ -112,4 +114,4 @@ class Software(NamedSpec):
         """Return the sustained rates on an accelerator: fitted for this era, or the prior of its kernels."""
         kernels = accelerator.kernels
         prior = kernels.sustained.get(self.name, kernels.sustained.get("default", 1.0))
-        return self.rates.get(kernels.name) or Rates(gemm=prior)
+        return self.rates.get(kernels.rates_key) or Rates(gemm=prior)

@@ -68,11 +68,13 @@ def plot_published(rows: pd.DataFrame, path: str) -> None:
     order = [str(s) for s in known.groupby("source")["error"].apply(lambda e: e.abs().median()).sort_values().index]
     colours = style.system_colours(order[:_SHOWN]) | dict.fromkeys(order[_SHOWN:], _REST)
     with style.styled():
-        figure, axes = plt.subplots(1, 3, figsize=(17, 6.4), gridspec_kw={"width_ratios": [1, 1, 1.15], "wspace": 0.3})
-        _scatter(axes[0], known, colours)
-        _by_scale(axes[1], known, colours)
-        _by_source(axes[2], known, order, colours)
-        figure.subplots_adjust(left=0.05, right=0.99, top=0.86, bottom=0.1)
+        figure = plt.figure(figsize=(17, 6.4))
+        # The names of the sources need room of their own, left of the third panel.
+        pair = figure.add_gridspec(1, 2, left=0.05, right=0.58, top=0.84, bottom=0.1, wspace=0.22)
+        last = figure.add_gridspec(1, 1, left=0.71, right=0.99, top=0.84, bottom=0.1)
+        _scatter(figure.add_subplot(pair[0]), known, colours)
+        _by_scale(figure.add_subplot(pair[1]), known, colours)
+        _by_source(figure.add_subplot(last[0]), known, order, colours)
         style.header(figure, "Predicted against published step times", [f"{len(known):,} configurations of {len(order)} sources", "hollow: as published"])
         style.save(figure, path)
         plt.close(figure)

@@ -35,7 +35,6 @@ from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.status import Status
     from rich.table import Table
 
@@ -142,25 +141,6 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 # -- one result ----------------------------------------------------------------------------------------------
-
-
-def print_validation(frame: pd.DataFrame) -> None:
-    """Print predicted against measured kernels, one row per group of a measured table."""
-    table = _table()
-    for column in ("accelerator", "device", "kind", "kernel", "source", "role"):
-        table.add_column(column)
-    for column in ("rows", "median", "mean", "p90", "bias"):
-        table.add_column(column, justify="right")
-    rows: list[dict[str, Any]] = cast("Any", frame[frame["status"] == "ok"]).to_dict("records")
-    for row in rows:
-        errors = [f"{row[name]:.1%}" for name in ("median", "mean", "p90", "bias")]
-        names = [str(row[name]) for name in ("accelerator", "gpu", "kind", "kernel", "source", "role")]
-        table.add_row(*(_escape(name) for name in names), str(row["scored"]), *errors)
-    console = _console()
-    console.print(table)
-    unsupported: Any = frame[frame["status"] != "ok"]
-    for status, count in unsupported.groupby("status")["rows"].sum().items():
-        console.print(f"{int(count)} rows {status}")
 
 
 def _metrics_table(result: Result) -> Table:

@@ -195,7 +195,7 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
     chip = accelerator.model_copy(
         update={"peak": {k: v * compute for k, v in accelerator.peak.items()}, "memory_bandwidth": accelerator.memory_bandwidth * compute, "kernels": kernels}
     )
-    latencies = ("latency", "launch", "switch_reduction_latency")
+    latencies = ("latency", "launch", "switch_reduction_latency", "exchange_latency")
     links: Mapping[str, Any] = {
         name: link.model_copy(update={"bandwidth": link.bandwidth * finite} | {k: getattr(link, k) / finite for k in latencies if hasattr(link, k)})
         for name, link in (("scale_up", node.scale_up), ("nic", node.nic))

@@ -1,12 +1,13 @@
 """Fit of the kernel curves to measured tables: few physical parameters per accelerator, a fifth of the rows held out.
 
-The objective is the mean squared log ratio of predicted to measured time. Predictions come from the cost functions
+The objective is the mean squared log ratio of predicted to measured time, large ones damped [2]_. Predictions come from the cost functions
 themselves, not from a copy of their formulas. The search is Nelder and Mead's [1]_ on the unit box, from fixed starts: the same
 table gives the same file.
 
 References
 ----------
 .. [1] Nelder and Mead, "A simplex method for function minimization", The Computer Journal 7(4), 1965.
+.. [2] Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35(1), 1964.
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ from simtrain.cost.attention import flash
 from simtrain.cost.gemm import grouped_matmul, matmul
 from simtrain.errors import InputError
 from simtrain.hardware.accelerator import Accelerator, AttentionCurve, GemmCurve, Kernels, MemoryCurve
+from simtrain.validate.intervals import linearised, of_mean
 from simtrain.validate.tables import DEVICES, AttentionRow, GemmRow, KernelTable, MemoryRow, Row, read_kernel_table
 
 DATE = "2026-11-24"
 """Of the shipped fits."""
 
-CHECK_ONLY = frozenset({"simumax-system", "azure-nd"})
-"""Sources of matrix products that are not fitted: one node at its own clocks, and bare kernels in thermal steady state. They check."""
+CHECK_ONLY = frozenset({"simumax-system", "azure-nd", "ml-engineering-mamf"})
+"""Sources of matrix products that are not fitted: one node at its own clocks, bare kernels in thermal steady state, and best of many. They check."""
 
 FIT_FOR = {
     "a100_sxm_80gb": ("A100-80GB-SXM", "A100-80GB-SXM4", "A100-80GB-PCIe"),
     "h100_sxm_80gb": ("H100-80GB-SXM", "H100-80GB-SXM5", "H100"),
     "b200_sxm_180gb": ("B200-SXM",),
+    "b300_sxm_288gb": ("B300-SXM",),
+    "gb200": ("GB200",),
+    "gb300": ("GB300",),
 }
 """Devices of the table, by the accelerator whose kernels they calibrate. Others of the same generation check how the fit transfers."""
 
@@ -53,6 +58,9 @@ PADS_VALUES = frozenset({"flash1", "flash2"})
 
 LAYOUT_SOURCE = "simumax-system"
 """Source that measured forward, input-gradient and accumulating weight-gradient products of one shape."""
+
+HUBER = 0.06
+"""Log ratio beyond which a row counts linearly, not squared: about the scatter between two libraries on one shape."""
 
 ENOUGH = 24
 """Rows that justify all parameters; fewer justify the first two."""
@@ -122,7 +130,10 @@ def held_out_of(rows: Sequence[R]) -> list[R]:
 def predict_gemm(row: GemmRow, accelerator: Accelerator, sustained: float = 1.0) -> float:
     """Return the predicted time of a measured product, with what its table adds per call. [s]"""
     if row.groups:
-        return grouped_matmul(row.m, int(row.n), int(row.k), accelerator, row.dtype, experts=row.groups, sustained=sustained) + accelerator.kernels.launch
+        call = (row.m, int(row.n), int(row.k), accelerator, row.dtype)
+        out_bytes, is_gradient = row.out_bytes, row.is_accumulating
+        seconds = grouped_matmul(*call, experts=row.groups, is_weight_gradient=is_gradient, out_bytes=out_bytes, sustained=sustained)
+        return seconds + accelerator.kernels.launch
     seconds = matmul(row.m, row.n, row.k, accelerator, row.dtype, out_bytes=row.out_bytes, accumulate=row.is_accumulating, sustained=sustained)
     if row.source in CHECK_ONLY:
         return seconds + accelerator.kernels.launch
@@ -231,14 +242,28 @@ def fit_gemm(rows: Sequence[GemmRow], accelerator: Accelerator) -> GemmCurve:
 
     def objective(x: Array) -> float:
         chip = build(x)
-        return _mean_square(used, lambda row: predict_gemm(row, chip))
+        return _loss(used, lambda row: predict_gemm(row, chip))
 
     starts = [[0.75, 0.15, 0.4, 0.1, 0.15, 0.2], [0.65, 0.1, 0.8, 0.0, 0.15, 0.25], [0.9, 0.22, 0.85, 0.36, 0.05, 0.2]]
     best = minimise(objective, [start[: len(names)] for start in starts])
     return kept.model_copy(update=_rounded(_scaled(names, best, GEMM_BOUNDS)))
 
 
-def fit_epilogue(rows: Sequence[GemmRow], accelerator: Accelerator) -> tuple[float, float]:
+def gemm_intervals(rows: Sequence[GemmRow], accelerator: Accelerator) -> dict[str, tuple[float, float]]:
+    """Return the 90 % intervals of the accelerator's curve as fitted to these products."""
+    used = [row for row in rows if not row.is_held_out]
+    dtype = used[0].dtype
+    curve = accelerator.kernels.gemm[dtype]  # pyright: ignore[reportArgumentType]
+    names = [name for name in GEMM_BOUNDS if name != "table_cast" or dtype in ("fp8", "nvfp4")]
+
+    def residuals(values: Mapping[str, float]) -> Array:
+        chip = _with_gemm(accelerator, dtype, curve.model_copy(update=dict(values)))
+        return _log_ratios(used, lambda row: predict_gemm(row, chip))
+
+    return linearised({name: getattr(curve, name) for name in names}, GEMM_BOUNDS, residuals)
+
+
+def fit_epilogue(rows: Sequence[GemmRow], accelerator: Accelerator) -> tuple[float, float, tuple[float, float]]:
     """Fit the exposed share of accumulator traffic on products of forward, input-gradient and weight-gradient layouts.
 
     The node's own clock is a second parameter, so that only the difference between layouts tells the share.
@@ -246,18 +271,21 @@ def fit_epilogue(rows: Sequence[GemmRow], accelerator: Accelerator) -> tuple[flo
     Returns
     -------
     tuple of float
-        Exposed share, and rate of that node over the curve.
+        Exposed share, rate of that node over the curve, and the 90 % interval of the share.
     """
     used = [row for row in rows if not row.is_held_out]
     dtype = used[0].dtype
     curve = accelerator.kernels.gemm[dtype]  # pyright: ignore[reportArgumentType]
 
-    def objective(x: Array) -> float:
-        chip = _with_gemm(accelerator, dtype, curve.model_copy(update={"exposed_epilogue": float(x[0])}))
-        return _mean_square(used, lambda row: predict_gemm(row, chip, sustained=0.4 + 0.8 * float(x[1])))
+    def predicted(share: float, clock: float) -> Callable[[GemmRow], float]:
+        chip = _with_gemm(accelerator, dtype, curve.model_copy(update={"exposed_epilogue": share}))
+        return lambda row: predict_gemm(row, chip, sustained=clock)
 
-    best = minimise(objective, [[0.3, 0.6]], iterations=80)
-    return float(best[0]), 0.4 + 0.8 * float(best[1])
+    best = minimise(lambda x: _loss(used, predicted(float(x[0]), 0.4 + 0.8 * float(x[1]))), [[0.3, 0.6]], iterations=80)
+    share, clock = float(best[0]), 0.4 + 0.8 * float(best[1])
+    bounds = {"share": (0.0, 1.0), "clock": (0.4, 1.2)}
+    found = linearised({"share": share, "clock": clock}, bounds, lambda v: _log_ratios(used, predicted(v["share"], v["clock"])))
+    return share, clock, found["share"]
 
 
 def fit_attention(rows: Sequence[AttentionRow], accelerator: Accelerator, prior: AttentionCurve | None = None) -> AttentionCurve:
@@ -283,20 +311,38 @@ def fit_attention(rows: Sequence[AttentionRow], accelerator: Accelerator, prior:
     names = _told_by(used)
 
     def curve(x: Array) -> AttentionCurve:
-        values = _scaled(names, x, ATTENTION_BOUNDS)
-        if "backward" not in names:
-            values["backward"] = min(1.0, values["forward"] * prior.backward / prior.forward)
-        if "tail" in names and "backward_tail" not in names:
-            values["backward_tail"] = values["tail"]
-        return prior.model_copy(update=_rounded(values))
+        return _attention_curve(_scaled(names, x, ATTENTION_BOUNDS), prior)
 
     def objective(x: Array) -> float:
         chip = _with_attention(accelerator, generation, curve(x))
-        return _mean_square(used, lambda row: predict_attention(row, chip))
+        return _loss(used, lambda row: predict_attention(row, chip))
 
     starts = [0.5, 0.15, 0.4, 0.15, 0.1, 0.6, 0.15], [0.6, 0.05, 0.5, 0.3, 0.2, 0.5, 0.2]
     position = {name: i for i, name in enumerate(ATTENTION_BOUNDS)}
     return curve(minimise(objective, [[start[position[name]] for name in names] for start in starts], iterations=500))
+
+
+def _attention_curve(values: Mapping[str, float], prior: AttentionCurve) -> AttentionCurve:
+    """Return a curve with fitted values, and what hangs on them where nothing tells it apart."""
+    found = dict(values)
+    if "backward" not in found:
+        found["backward"] = min(1.0, found["forward"] * prior.backward / prior.forward)
+    if "tail" in found and "backward_tail" not in found:
+        found["backward_tail"] = found["tail"]
+    return prior.model_copy(update=_rounded(found))
+
+
+def attention_intervals(rows: Sequence[AttentionRow], accelerator: Accelerator) -> dict[str, tuple[float, float]]:
+    """Return the 90 % intervals of the accelerator's curve as fitted to these calls of one generation."""
+    used = [row for row in rows if not row.is_held_out]
+    generation = rows[0].generation
+    fitted = accelerator.kernels.attention[generation]
+
+    def residuals(values: Mapping[str, float]) -> Array:
+        chip = _with_attention(accelerator, generation, _attention_curve(values, fitted))
+        return _log_ratios(used, lambda row: predict_attention(row, chip))
+
+    return linearised({name: getattr(fitted, name) for name in _told_by(used)}, ATTENTION_BOUNDS, residuals)
 
 
 def _told_by(rows: Sequence[AttentionRow]) -> list[str]:
@@ -372,7 +418,10 @@ class _Calibration:
         self.own = FIT_FOR.get(chip.name, (chip.name,))
         self.near = (*self.own, *SAME_CHIP.get(chip.name, ()))
         self.found: list[Fitted] = []
+        self.clock = 1.0
+        """Of the node behind :data:`LAYOUT_SOURCE`, over the curve."""
         self.fit: dict[str, str] = dict(chip.kernels.fit)
+        self.intervals: dict[str, dict[str, tuple[float, float]]] = {}
 
     def run(self) -> Kernels:
         """Fit what the table has rows for."""
@@ -392,7 +441,7 @@ class _Calibration:
         for name, generation in STANDS_FOR.get(self.chip.name, {}).items():
             self.chip = _with_attention(self.chip, name, self.chip.kernels.attention[generation])
         status = "fitted" if self.found else self.chip.kernels.status
-        return self.chip.kernels.model_copy(update={"status": status, "fit": self.fit})
+        return self.chip.kernels.model_copy(update={"status": status, "fit": self.fit, "intervals": self.intervals})
 
     def memory(self) -> None:
         """Fit the achieved share of the datasheet bandwidth."""
@@ -401,6 +450,8 @@ class _Calibration:
             bandwidths = {row.gpu: device_like(row.gpu, self.chip).memory_bandwidth for row in rows}
             self.chip = _with_kernels(self.chip, memory=fit_memory(rows, bandwidths))
             self._note("memory", rows, predict_memory)
+            shares = [math.log(1 / (row.seconds * bandwidths[row.gpu])) for row in rows if not row.is_held_out]
+            self.intervals["memory"] = {"efficiency": of_mean(shares)}
 
     def dense(self, dtype: str) -> None:
         """Fit dense products of one number format."""
@@ -408,15 +459,18 @@ class _Calibration:
         if sum(not row.is_held_out for row in rows) >= ENOUGH:
             self.chip = _with_gemm(self.chip, dtype, fit_gemm(rows, self.chip))
             self._note(f"gemm {dtype}", rows, predict_gemm)
+            self.intervals[f"gemm {dtype}"] = gemm_intervals(rows, self.chip)
         if dtype == "bf16" and "fp16" in self.chip.kernels.gemm:
             self.chip = _with_gemm(self.chip, "fp16", self.chip.kernels.gemm["bf16"])
 
     def epilogue(self) -> bool:
         """Fit the exposed share of accumulator traffic, where weight gradients were measured beside other layouts."""
-        rows = [row for row in self.table.gemm if row.gpu in self.own and row.source == LAYOUT_SOURCE and row.dtype == "bf16"]
+        rows = [row for row in self.table.gemm if row.gpu in self.own and row.source == LAYOUT_SOURCE and row.dtype == "bf16" and not row.groups]
         if sum(row.is_accumulating for row in rows) < ENOUGH:
             return False
-        share, clock = fit_epilogue(rows, device_like(rows[0].gpu, self.chip))
+        share, clock, interval = fit_epilogue(rows, device_like(rows[0].gpu, self.chip))
+        self.clock = clock
+        self.intervals["epilogue"] = {"exposed_epilogue": interval}
         self._set_all(exposed_epilogue=_significant(share))
         self._note("epilogue", rows, lambda row, chip: predict_gemm(row, chip, clock))
         self.fit["epilogue"] += f"; the clock of that node, {clock:.2f} of the curve, is fitted beside it"
@@ -427,15 +481,20 @@ class _Calibration:
         self.chip = _with_kernels(self.chip, gemm={d: c.model_copy(update=values) for d, c in self.chip.kernels.gemm.items()})
 
     def grouped(self) -> None:
-        """Set ``grouped`` of every format to the geometric mean of what grouped products reach over dense ones."""
+        """Set ``grouped`` of every format to the geometric mean of what grouped products reach over dense ones of the same node."""
         rows = [row for row in self.table.gemm if row.gpu in self.near and row.groups]
         used = [row for row in rows if not row.is_held_out]
         if not used:
             return
         self._set_all(grouped=1.0)
         full = self.chip
-        self._set_all(grouped=_significant(min(1.0, math.exp(sum(math.log(predict_gemm(row, full) / row.seconds) for row in used) / len(used)))))
-        self._note("grouped", rows, predict_gemm)
+        shares = [math.log(self._predict_grouped(row, device_like(row.gpu, full)) / row.seconds) for row in used]
+        self._set_all(grouped=_significant(min(1.0, math.exp(sum(shares) / len(shares)))))
+        self._note("grouped", rows, self._predict_grouped)
+        self.intervals["grouped"] = {"grouped": of_mean(shares)}
+
+    def _predict_grouped(self, row: GemmRow, chip: Accelerator) -> float:
+        return predict_gemm(row, chip, self.clock if row.source == LAYOUT_SOURCE else 1.0)
 
     def attention(self, generation: str) -> None:
         """Fit one generation of attention kernels; the first one borrows from the second what its few rows do not tell."""
@@ -445,6 +504,7 @@ class _Calibration:
         prior = known.get("flash2") if generation == "flash1" else None
         self.chip = _with_attention(self.chip, generation, fit_attention(rows, self.chip, prior))
         self._note(f"attention {generation}", rows, predict_attention)
+        self.intervals[f"attention {generation}"] = attention_intervals(rows, self.chip)
 
     def _note(self, part: str, rows: Sequence[R], predict: Callable[[R, Accelerator], float]) -> None:
         chip = self.chip
@@ -479,12 +539,17 @@ def write_kernels(kernels: Kernels, out: Path) -> None:
 
 def _yaml(kernels: Kernels) -> str:
     """Return the YAML text of kernels: what differs from the defaults, with units."""
-    data: dict[str, Any] = {"description": kernels.description, "sources": list(kernels.sources), "status": kernels.status}
+    data: dict[str, Any] = {"description": kernels.description, **({"family": kernels.family} if kernels.family else {})}
+    data |= {"sources": list(kernels.sources), "status": kernels.status}
     data["gemm"] = {dtype: _plain(curve) for dtype, curve in kernels.gemm.items()}
     data["attention"] = {generation: _plain(curve) for generation, curve in kernels.attention.items()}
     data["memory"] = {"efficiency": kernels.memory.efficiency}
     data["launch"] = _microseconds(kernels.launch)
     data |= {"sustained": dict(kernels.sustained), "fit": dict(kernels.fit)}
+    if kernels.intervals:
+        data["intervals"] = {
+            part: {name: [_significant(low), _significant(high)] for name, (low, high) in values.items()} for part, values in kernels.intervals.items()
+        }
     return yaml.safe_dump(data, sort_keys=False, width=158, allow_unicode=True)
 
 
@@ -510,8 +575,14 @@ def _print(kernels: Kernels, found: Sequence[Fitted]) -> None:
     Console().print(shown)
 
 
-def _mean_square(rows: Sequence[R], predict: Callable[[R], float]) -> float:
-    return sum(math.log(predict(row) / row.seconds) ** 2 for row in rows) / len(rows)
+def _loss(rows: Sequence[R], predict: Callable[[R], float]) -> float:
+    """Return the mean Huber loss [2]_ of the log ratios: rows that a throttled clock or a badly chosen kernel made slow count linearly."""
+    sizes = (abs(math.log(predict(row) / row.seconds)) for row in rows)
+    return sum(size**2 if size <= HUBER else HUBER * (2 * size - HUBER) for size in sizes) / len(rows)
+
+
+def _log_ratios(rows: Sequence[R], predict: Callable[[R], float]) -> Array:
+    return np.array([math.log(predict(row) / row.seconds) for row in rows])
 
 
 def _scaled(names: Sequence[str], x: Array, bounds: Mapping[str, tuple[float, float]]) -> dict[str, float]:

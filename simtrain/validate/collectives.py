@@ -2,12 +2,12 @@
 
 The fit is linear. For a given algorithm the model of :mod:`simtrain.cost.collective` is, per member::
 
-    seconds = launch + steps * latency + V * (1 / R) + sqrt(V) * (sqrt(half_size) / R)
+    seconds = launch + steps * latency + V * (1 / R) + sqrt(V) * (sqrt(half_size) / R) + own * (own_copy / R)
 
-with ``steps`` and ``V`` from the algorithm's :class:`~simtrain.cost.collective.Load`. The four unknown terms (six with
-in-switch reduction) follow from non-negative least absolute relative errors, one set per fabric, never per row. A program that
-measures adds its own time per call (host, NCCL version), which is no property of the fabric: each source but the one with the most
-rows has an overhead of its own in the fit (if it has small messages to tell it from), which is reported and not used in predictions.
+with ``steps``, ``V`` and ``own`` from the algorithm's :class:`~simtrain.cost.collective.Load`; an all-to-all has its own share of copying and a
+handshake. The seven unknown terms (nine with in-switch reduction) follow from non-negative least absolute relative errors, one set per fabric, never per
+row. A program that measures adds its own time per call (host, NCCL version), which is no property of the fabric: each source but the one with the
+most rows has an overhead of its own in the fit (if it has small messages to tell it from), which is reported and not used in predictions.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from simtrain.cost.collective import ALGORITHMS, Load, bytes_sent, collective
+from simtrain.cost.collective import ALGORITHMS, LOW_LATENCY_MESSAGE, Load, bytes_sent, collective
 from simtrain.cost.span import Span
-from simtrain.errors import InputError
+from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware.cluster import Cluster, Topology
 from simtrain.hardware.node import Node
 
@@ -47,7 +48,7 @@ KIND_OF_OP = {
 
 NODE_OF_GPU = {
     "A100": "dgx_a100", "H100": "dgx_h100", "H200": "dgx_h200", "B200": "dgx_b200", "GB200": "gb200_nvl72",
-    "MI300X": "mi300x_8", "V100-SXM2": "dgx_1v", "H20": "h20_8nic",
+    "B300": "dgx_b300", "GB300": "gb300_nvl72", "H800": "h800_8nic", "MI300X": "mi300x_8", "V100-SXM2": "dgx_1v", "H20": "h20_8nic",
 }  # fmt: skip
 """Shipped node by the start of the table's ``gpu``; the longest start counts."""
 
@@ -88,6 +89,15 @@ class Measurement(NamedTuple):
         return int(hashlib.sha256(self.id.encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
+PARAMETERS = (
+    "efficiency", "latency", "launch", "half_size", "own_copy", "exchange_copy", "exchange_latency", "switch_reduction_efficiency", "switch_reduction_latency",
+)  # fmt: skip
+"""What a fit finds; the last two where the switch reduces."""
+
+PHYSICAL = 8
+"""Unknown terms of the linear model; what follows them are times that a source adds."""
+
+
 @dataclass(frozen=True)
 class ScaleUpFit:
     """Parameters of one scale-up fabric, with the names of :class:`simtrain.hardware.node.ScaleUp`."""
@@ -96,6 +106,9 @@ class ScaleUpFit:
     latency: float
     launch: float
     half_size: float
+    own_copy: float
+    exchange_copy: float
+    exchange_latency: float
     switch_reduction_efficiency: float | None = None
     switch_reduction_latency: float | None = None
     overheads: dict[str, float] = field(default_factory=dict[str, float])
@@ -103,13 +116,12 @@ class ScaleUpFit:
 
     def fields(self) -> dict[str, float]:
         """Return the values to put into ``ScaleUp``."""
-        names = ("efficiency", "latency", "launch", "half_size", "switch_reduction_efficiency", "switch_reduction_latency")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in PARAMETERS if getattr(self, name) is not None}
 
 
 def measurements(table: pd.DataFrame) -> list[Measurement]:
     """Return the rows of a table that state all that a prediction needs, in its order."""
-    read = (_read(row) for row in _records(table))
+    read = (read_measurement(row) for row in _records(table))
     return [row for row in read if isinstance(row, Measurement)]
 
 
@@ -173,11 +185,33 @@ def fit_scale_up(rows: Iterable[Measurement], bandwidth: float, *, has_switch_re
     ratios = np.arange(0.60, 1.01, 0.01) if has_switch_reduction else np.ones(1)
     fits = [_fit_with_ratio(inside, float(ratio), has_switch_reduction) for ratio in ratios]
     _, solution, ratio = min(fits, key=lambda fit: fit[0])
-    launch, latency, per_byte, per_root_byte, switch_latency = (float(value) for value in solution[:5])
-    overheads = {source: float(value) for source, value in zip(_others(inside), solution[5:], strict=True)}
+    launch, latency, per_byte, per_root_byte, switch_latency, own, exchange, handshake = (float(value) for value in solution[:PHYSICAL])
+    overheads = {source: float(value) for source, value in zip(_others(inside), solution[PHYSICAL:], strict=True)}
     efficiency = 1 / per_byte / bandwidth
     switch = (efficiency * ratio, switch_latency) if has_switch_reduction else (None, None)
-    return ScaleUpFit(efficiency, latency, launch, (per_root_byte / per_byte) ** 2, *switch, overheads)
+    copies = own / per_byte, exchange / per_byte
+    return ScaleUpFit(efficiency, latency, launch, (per_root_byte / per_byte) ** 2, *copies, handshake, *switch, overheads)
+
+
+def predicted_by(fit: ScaleUpFit, values: Mapping[str, float], rows: Sequence[Measurement], bandwidth: float) -> Array:
+    """Return what the linear model of a fit predicts with these values of its parameters, times that sources add included. [s]"""
+    per_byte = 1 / (values["efficiency"] * bandwidth)
+    terms = [
+        values["launch"], values["latency"], per_byte, values["half_size"] ** 0.5 * per_byte, values.get("switch_reduction_latency", 0.0),
+        values["own_copy"] * per_byte, values["exchange_copy"] * per_byte, values["exchange_latency"],
+    ]  # fmt: skip
+    ratio = values.get("switch_reduction_efficiency", values["efficiency"]) / values["efficiency"]
+    solution = np.array([*terms, *fit.overheads.values()])
+    ring, switch = (_columns(rows, ratio, is_switch=is_switch) @ solution for is_switch in (False, True))
+    may_switch = np.array(["switch_reduction_efficiency" in values and row.kind == "all_reduce" and row.algorithm == "auto" for row in rows])
+    return np.where(may_switch, np.minimum(ring, switch), ring)
+
+
+def relative_weights(rows: Sequence[Measurement]) -> Array:
+    """Return the weight of each row, 1 on the mean: sources with enough rows count alike."""
+    counts = Counter(row.source for row in rows)
+    weights = np.array([1 / max(counts[row.source], FEW) for row in rows])
+    return weights / weights.mean()
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -187,8 +221,9 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] in ("collective", "all_to_all")]
 
 
-def _read(row: Mapping[str, Any]) -> Measurement | str:
-    """Return a measurement, or why the row cannot be one."""
+def read_measurement(row: Mapping[str, Any]) -> Measurement | str:
+    """Return a measurement, or why the row cannot be one. Cells may be text; an empty one is a number that is not stated."""
+    row = {**row, **{name: _number(row[name]) for name in ("ranks", "nodes", "size_bytes", "latency_us", "busbw_gbs")}}
     op, notes, topology = str(row["op"]), str(row["notes"]), str(row["topology"])
     if op not in KIND_OF_OP:
         return f"unsupported: operation {op!r} is not a collective of nccl-tests"
@@ -208,23 +243,48 @@ def _read(row: Mapping[str, Any]) -> Measurement | str:
     return Measurement(str(row["id"]), source, gpu, kind, span, nbytes, measured, algorithm, int(cards[1]) if cards else None)
 
 
+def _number(cell: Any) -> float:
+    return float(cell) if cell not in ("", None) else float("nan")
+
+
 def _compare(row: Mapping[str, Any], nodes: Mapping[str, Node]) -> tuple[Any, ...]:
-    read = _read(row)
+    read = read_measurement(row)
     head = (row["id"], row["source_key"], row["gpu"])
     if isinstance(read, str):
         return (*head, row["op"], row["ranks"], row["nodes"], row["size_bytes"], *[float("nan")] * 3, False, read)
     body = (*head, read.kind, read.span.size, read.span.nodes, read.nbytes, read.seconds)
-    start = max((s for s in nodes if read.gpu.startswith(s)), key=len, default=None)
-    if start is None:
-        return (*body, float("nan"), float("nan"), read.is_held_out, f"unsupported: no shipped node for {read.gpu!r}")
-    if read.span.per_node > nodes[start].num_accelerators:
-        return (*body, float("nan"), float("nan"), read.is_held_out, f"unsupported: {read.span.per_node} ranks per node on {nodes[start].name}")
-    predicted = predict(read, nodes[start])
+    try:
+        predicted = predict(read, node_of(read.gpu, nodes))
+    except UnsupportedError as error:
+        return (*body, float("nan"), float("nan"), read.is_held_out, f"unsupported: {error}")
     return (*body, predicted, predicted / read.seconds - 1, read.is_held_out, "ok")
 
 
+def node_of(gpu: str, nodes: Mapping[str, Node] | None = None) -> Node:
+    """Return the shipped node behind the table's name of a device.
+
+    Raises
+    ------
+    UnsupportedError
+        If none is shipped.
+    """
+    known = _shipped() if nodes is None else nodes
+    start = max((s for s in known if gpu.startswith(s)), key=len, default=None)
+    if start is None:
+        raise UnsupportedError(f"no shipped node for {gpu!r}")
+    return known[start]
+
+
 def predict(row: Measurement, node: Node) -> float:
-    """Return the predicted duration of one measured collective on a cluster of this node. [s]"""
+    """Return the predicted duration of one measured collective on a cluster of this node. [s]
+
+    Raises
+    ------
+    UnsupportedError
+        If the node has fewer accelerators than the collective had ranks on one.
+    """
+    if row.span.per_node > node.num_accelerators:
+        raise UnsupportedError(f"{row.span.per_node} ranks per node on {node.name}")
     if row.nics is not None and row.nics != node.nic.count:
         node = node.model_copy(update={"nic": node.nic.model_copy(update={"count": row.nics})})
     cluster = Cluster(name="measured", node=node, num_nodes=row.span.nodes, topology=Topology(kind="flat"))
@@ -232,6 +292,7 @@ def predict(row: Measurement, node: Node) -> float:
     return collective(row.kind, row.nbytes, row.span, cluster, algorithm=algorithm).seconds
 
 
+@cache
 def _shipped() -> dict[str, Node]:
     names = set(Node.names())
     return {start: Node.load(name) for start, name in NODE_OF_GPU.items() if name in names}
@@ -246,8 +307,7 @@ def _others(rows: Sequence[Measurement]) -> list[str]:
 def _fit_with_ratio(rows: Sequence[Measurement], ratio: float, has_switch: bool) -> tuple[float, Array, float]:
     """Fit with the switch's rate fixed to ``ratio`` times that of rings; algorithms and parameters take turns."""
     seconds = np.array([row.seconds for row in rows])
-    counts = Counter(row.source for row in rows)
-    weights = np.array([1 / max(counts[row.source], FEW) for row in rows])
+    weights = relative_weights(rows)
     ring, switch = _columns(rows, ratio, is_switch=False), _columns(rows, ratio, is_switch=True)
     may_switch = np.array([has_switch and row.kind == "all_reduce" and row.algorithm == "auto" for row in rows])
     is_switch = may_switch & np.array([row.nbytes > SMALL and row.span.size > 5 for row in rows])
@@ -260,7 +320,10 @@ def _fit_with_ratio(rows: Sequence[Measurement], ratio: float, has_switch: bool)
 
 
 def _columns(rows: Sequence[Measurement], ratio: float, *, is_switch: bool) -> Array:
-    """Return launch, steps, V, sqrt(V), in-switch calls, then one column per source with an overhead of its own."""
+    """Return the columns of the physical terms, then one per source with an overhead of its own.
+
+    Launch, steps, V, sqrt(V), in-switch calls, own block of a ring, own block of an all-to-all, its handshake.
+    """
     others = _others(rows)
     table: list[list[float]] = []
     for row in rows:
@@ -269,7 +332,9 @@ def _columns(rows: Sequence[Measurement], ratio: float, *, is_switch: bool) -> A
         load: Load = methods["nvls" if by_switch else next(iter(methods))](row.nbytes, row.span)
         reach = ratio if by_switch else 1.0
         steps = 0 if by_switch else load.scale_up_steps
-        physical = [1.0, steps, load.scale_up_bytes / reach, load.scale_up_bytes**0.5 / reach, float(by_switch)]
+        is_exchange = row.kind == "all_to_all"
+        own = (0.0, load.own_bytes, float(load.own_bytes > LOW_LATENCY_MESSAGE)) if is_exchange else (load.own_bytes, 0.0, 0.0)
+        physical = [1.0, steps, load.scale_up_bytes / reach, load.scale_up_bytes**0.5 / reach, float(by_switch), *own]
         table.append([*physical, *(float(row.source == source) for source in others)])
     return np.array(table)
 

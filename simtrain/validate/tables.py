@@ -1,21 +1,24 @@
-"""Measured kernel tables as typed rows: matrix products, attention, memory streams.
+"""Measured kernel tables as typed rows: products, attention, experts, streams, collectives, exchanges of tokens, copies, storage.
 
-The columns are those of ``../shared/data/microbench.csv``. Rows that lack what a prediction needs (shape, format, what exactly was
-timed) are left out; so are block-scaled 8-bit products, which are other kernels than the per-tensor ones of the fp8 curve.
+The columns are those of ``../shared/data/microbench.csv``. Every row of a file becomes a typed row or a :class:`Refused` with the reason: it
+lacks what a prediction needs (shape, format, what exactly was timed), or is about something that has no cost model.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from simtrain.cost.attention import BACKWARD_FLOPS, pairs_of
-from simtrain.errors import InputError
+from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware.accelerator import Accelerator
+
+if TYPE_CHECKING:
+    from simtrain.validate.collectives import Measurement
 
 HELD_OUT = 5
 """One row in this many is kept out of fits."""
@@ -25,27 +28,15 @@ DEVICES: dict[str, tuple[str, dict[str, float]]] = {
     "A100-80GB-PCIe": ("a100_sxm_80gb", {"memory_bandwidth": 1.935e12}),
     "H100-80GB-SXM": ("h100_sxm_80gb", {}), "H100-80GB-SXM5": ("h100_sxm_80gb", {}), "H100": ("h100_sxm_80gb", {}),
     "H200-141GB-SXM": ("h200_sxm_141gb", {}), "H800-SXM": ("h800_sxm_80gb", {}),
-    "B200-SXM": ("b200_sxm_180gb", {}), "GB200": ("gb200", {}), "MI300X": ("mi300x", {}),
+    "NVIDIA A100 SXM": ("a100_sxm_80gb", {}), "NVIDIA A100 PCIe": ("a100_sxm_80gb", {"memory_bandwidth": 1.935e12}),
+    "NVIDIA H100 SXM": ("h100_sxm_80gb", {}), "NVIDIA H200 SXM": ("h200_sxm_141gb", {}), "NVIDIA B200 SXM": ("b200_sxm_180gb", {}),
+    "NVIDIA B300 SXM": ("b300_sxm_288gb", {}), "NVIDIA GB200 SXM": ("gb200", {}), "AMD MI300X": ("mi300x", {}),
+    "B200-SXM": ("b200_sxm_180gb", {}), "B300-SXM": ("b300_sxm_288gb", {}), "GB200": ("gb200", {}), "GB300": ("gb300", {}), "MI300X": ("mi300x", {}),
 }  # fmt: skip
 """Shipped accelerator by the table's ``gpu``, with what differs from it (the PCIe card shares the chip of the SXM part)."""
 
-DTYPES = {"bfloat16": "bf16", "bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "nvfp4": "nvfp4"}
-"""Number format of the model by the table's ``dtype``; bf16 and fp16 run at the same rate on matrix units."""
-
-GENERATIONS = {
-    "FA1": "flash1", "FA2": "flash2", "FA3": "flash3", "FA3 (torchbench)": "flash3", "cuDNN 9": "cudnn", "PyTorch unfused": "unfused",
-    "TRTLLM 1.0.0 torch_flow": "trtllm", "TRTLLM 1.3.0rc20 torch_flow": "trtllm",
-}  # fmt: skip
-"""Kernel generation by the table's ``impl``."""
-
-TRAINING_STACK = {"A100-80GB-PCIe": "flash2", "B200-SXM": "cudnn"}
-"""Kernel behind ``TE/FA`` rows (Transformer Engine): FlashAttention-2 on Ampere, cuDNN on Blackwell (recalled mechanism)."""
-
-COLUMN_MAJOR = frozenset({"azure-nd"})
-"""Sources that call cuBLASLt bare, where the first dimension is the contiguous one; rows and columns swap."""
-
-_SDP = re.compile(r"sdp_(fwd|bwd): batch=(\d+), seq_len=(\d+), head_num=(\d+), kv_head_num=(\d+), qk_head_dim=(\d+), v_head_dim=(\d+)")
-_PASSES = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
+NEEDED = frozenset({"id", "kind", "op", "gpu", "dtype", "m", "n", "k", "batch", "seq", "heads", "causal", "pass", "latency_us", "tflops", "impl", "source_key"})
+"""Columns without which nothing can be read."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +70,23 @@ class GemmRow(Row):
 
 
 @dataclass(frozen=True)
+class ExpertRow(Row):
+    """The products of a mixture of experts on one rank, forward: rows gathered by expert, up, activation, down, rows brought back."""
+
+    dtype: str
+    tokens: int
+    """Before routing, of all ranks that share the experts."""
+    hidden: int
+    ffn: int
+    experts: int
+    top_k: int
+    ep: int
+    skew: float
+    """Exponent of the power law that loads were drawn from; 0 for equal loads."""
+    is_gated: bool
+
+
+@dataclass(frozen=True)
 class AttentionRow(Row):
     """One attention call on equal numbers of queries and keys."""
 
@@ -100,16 +108,95 @@ class MemoryRow(Row):
 
 
 @dataclass(frozen=True)
-class KernelTable:
-    """What a file of measurements says about kernels."""
+class CollectiveRow(Row):
+    """One collective of nccl-tests."""
 
-    gemm: tuple[GemmRow, ...]
-    attention: tuple[AttentionRow, ...]
-    memory: tuple[MemoryRow, ...]
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class ExchangeRow(Row):
+    """Dispatch of tokens to the ranks of their experts, or their return."""
+
+    direction: str
+    """dispatch or combine."""
+    tokens: int
+    """Of one rank."""
+    hidden: int
+    top_k: int
+    element_bytes: float
+    """[B]"""
+    ranks: int
+    per_node: int
+    """Ranks of a node, or 1 where all messages take the cards."""
+    is_deduplicated: bool
+    """Whether a token goes once to a rank (a node) that holds several of its experts."""
+    is_per_byte: bool
+    """Whether ``seconds`` is per byte over the slowest link. [s/B]"""
+
+
+@dataclass(frozen=True)
+class CopyRow(Row):
+    """One large copy between an accelerator and its host, or its neighbour; ``seconds`` is per byte. [s/B]"""
+
+    direction: str
+    """host_to_device, device_to_host or peer."""
+
+
+@dataclass(frozen=True)
+class StorageRow(Row):
+    """One large transfer from or to the drives of a node; ``seconds`` is per byte. [s/B]"""
+
+    direction: str
+    """read or write."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row that cannot be predicted, and why."""
+
+    id: str
+    kind: str
+    gpu: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class KernelTable:
+    """What a file of measurements says: every row of it is in one of the two."""
+
+    rows: tuple[Row, ...]
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def gemm(self) -> tuple[GemmRow, ...]:
+        """Matrix products, dense and grouped."""
+        return tuple(row for row in self.rows if isinstance(row, GemmRow))
+
+    @property
+    def experts(self) -> tuple[ExpertRow, ...]:
+        """Products of mixtures of experts."""
+        return tuple(row for row in self.rows if isinstance(row, ExpertRow))
+
+    @property
+    def attention(self) -> tuple[AttentionRow, ...]:
+        """Attention calls."""
+        return tuple(row for row in self.rows if isinstance(row, AttentionRow))
+
+    @property
+    def memory(self) -> tuple[MemoryRow, ...]:
+        """Streaming kernels."""
+        return tuple(row for row in self.rows if isinstance(row, MemoryRow))
+
+    @property
+    def collectives(self) -> tuple[Measurement, ...]:
+        """Collectives."""
+        return tuple(row.measurement for row in self.rows if isinstance(row, CollectiveRow))
 
 
 def read_kernel_table(path: Path) -> KernelTable:
-    """Read the kernel rows of a table.
+    """Read all rows of a table.
 
     Raises
     ------
@@ -120,71 +207,50 @@ def read_kernel_table(path: Path) -> KernelTable:
         raise InputError(f"{path}: no such table; give a CSV file with the columns of ../shared/data/microbench.csv")
     with path.open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
-        needed = {"id", "kind", "op", "gpu", "dtype", "m", "n", "k", "batch", "seq", "heads", "causal", "pass", "latency_us", "tflops", "impl", "source_key"}
-        missing = sorted(needed - set(reader.fieldnames or ()))
+        missing = sorted(NEEDED - set(reader.fieldnames or ()))
         if missing:
             raise InputError(f"{path}: columns {', '.join(missing)} are missing; the columns of ../shared/data/microbench.csv are needed")
-        known = {*DEVICES, *Accelerator.names()}
-        records = [record for record in reader if record["gpu"] in known]
-    return KernelTable(tuple(_gemm_rows(records)), tuple(_attention_rows(records)), tuple(_memory_rows(records)))
+        records = [{k: v or "" for k, v in record.items() if isinstance(k, str)} for record in reader]
+    return table_of(records)
 
 
+def table_of(records: list[dict[str, str]]) -> KernelTable:
+    """Return the table of some records."""
+    from simtrain.validate.table_kinds import READERS
+
+    rows: list[Row] = []
+    refused: list[Refused] = []
+    for record in records:
+        read = _read(record, READERS)
+        if isinstance(read, Refused):
+            refused.append(read)
+        else:
+            rows.append(read)
+    return KernelTable(tuple(rows), tuple(refused))
+
+
+def _read(r: dict[str, str], readers: Mapping[str, Callable[[dict[str, str]], Row]]) -> Row | Refused:
+    try:
+        if r["kind"] not in readers:
+            raise UnsupportedError(f"no cost model of {r['kind'] or 'rows without a kind'}")
+        row = readers[r["kind"]](r)
+        if not 0 < row.seconds < float("inf"):
+            raise UnsupportedError("no time and no rate is stated")
+        return row
+    except UnsupportedError as error:
+        return Refused(r["id"], r["kind"], r["gpu"], r["source_key"], str(error))
+    except (ValueError, KeyError, ArithmeticError) as error:  # a cell nobody thought of
+        return Refused(r["id"], r["kind"], r["gpu"], r["source_key"], f"cannot be read: {' '.join(str(error).split())[:100]}")
+
+
+@cache
 def device(gpu: str) -> Accelerator:
-    """Return the shipped accelerator behind the table's name of a device."""
+    """Return the shipped accelerator behind the table's name of a device.
+
+    Raises
+    ------
+    InputError
+        If none is shipped.
+    """
     name, changes = DEVICES.get(gpu, (gpu, {}))
     return Accelerator.load(name).model_copy(update=changes)
-
-
-def _gemm_rows(records: list[dict[str, str]]) -> Iterator[GemmRow]:
-    for r in records:
-        dtype = DTYPES.get(r["dtype"]) if r["kind"] == "gemm" else None
-        if dtype is None or not (r["m"] and r["n"] and r["k"]):
-            continue
-        m, n, k = float(r["m"]), float(r["n"]), float(r["k"])
-        if r["source_key"] in COLUMN_MAJOR:
-            m, n = n, m
-        seconds = float(r["latency_us"]) * 1e-6 if r["latency_us"] else 2 * m * n * k / (float(r["tflops"]) * 1e12)
-        is_accumulating = "acc=True" in r["op"]
-        out_bytes = (4.0 if "out=fp32" in r["op"] else 2.0) if is_accumulating else None
-        yield GemmRow(r["id"], _source(r), r["gpu"], seconds, dtype, m, n, k, 0, out_bytes, is_accumulating)
-    for r in records:
-        if r["kind"] == "grouped_gemm" and r["m"] and r["batch"]:
-            m, n, k, groups = float(r["m"]), float(r["n"]), float(r["k"]), int(float(r["batch"]))
-            yield GemmRow(r["id"], _source(r), r["gpu"], 2 * groups * m * n * k / (float(r["tflops"]) * 1e12), "fp8", m, n, k, groups)
-
-
-def _attention_rows(records: list[dict[str, str]]) -> Iterator[AttentionRow]:
-    for r in records:
-        if r["kind"] != "attention":
-            continue
-        stated = _SDP.match(r["op"])
-        if stated is not None and r["gpu"] in TRAINING_STACK:
-            batch, seq, heads, kv_heads, qk, v = (int(x) for x in stated.groups()[1:])
-            # Such rows count the FLOPs of the full square although the mask is causal.
-            flops = 2.0 * batch * heads * (qk + v) * seq * seq * (BACKWARD_FLOPS if stated[1] == "bwd" else 1.0)
-            seconds = flops / (float(r["tflops"]) * 1e12)
-            yield AttentionRow(r["id"], _source(r), r["gpu"], seconds, TRAINING_STACK[r["gpu"]], _PASSES[stated[1]], batch, seq, heads, kv_heads, qk, v, True)
-        elif r["impl"] in GENERATIONS and r["pass"] in _PASSES and r["batch"] and r["heads"] and r["head_dim"]:
-            yield _figure_row(r)
-
-
-def _figure_row(r: dict[str, str]) -> AttentionRow:
-    batch, seq, heads, dim = (int(float(r[c])) for c in ("batch", "seq", "heads", "head_dim"))
-    is_causal, direction = r["causal"] == "True", _PASSES[r["pass"]]
-    share = {"forward": 1.0, "backward": BACKWARD_FLOPS, "both": 1 + BACKWARD_FLOPS}[direction]
-    flops = 4.0 * batch * heads * dim * pairs_of(seq, seq, is_causal) * share
-    seconds = float(r["latency_us"]) * 1e-6 if r["latency_us"] else flops / (float(r["tflops"]) * 1e12)
-    kv_heads = int(float(r["kv_heads"])) if r["kv_heads"] else heads
-    return AttentionRow(r["id"], _source(r), r["gpu"], seconds, GENERATIONS[r["impl"]], direction, batch, seq, heads, kv_heads, dim, dim, is_causal)
-
-
-def _memory_rows(records: list[dict[str, str]]) -> Iterator[MemoryRow]:
-    for r in records:
-        if r["kind"] == "hbm" and r["algbw_gbs"]:
-            yield MemoryRow(r["id"], _source(r), r["gpu"], 1 / (float(r["algbw_gbs"]) * 1e9))
-
-
-def _source(r: dict[str, str]) -> str:
-    """Return who measured, with the stack where one source holds several."""
-    stack = r["impl"].split(" ")[0]
-    return f"{r['source_key']} {stack}" if r["source_key"] == "aiconfigurator" else r["source_key"]

@@ -40,6 +40,9 @@ def clusters(draw: st.DrawFn) -> Cluster:
         latency=draw(micro),
         launch=draw(micro),
         half_size=draw(st.sampled_from([0.0, 1e4, 1e7])),
+        own_copy=draw(st.sampled_from([0.0, 0.5])),
+        exchange_copy=draw(st.sampled_from([None, 0.9])),
+        exchange_latency=draw(micro),
         has_switch_reduction=has_switch,
     )
     nic = Nic(count=draw(st.sampled_from([1, 2, 4, 8, 16])), bandwidth=draw(st.floats(1e9, 1e11)), latency=draw(micro), launch=draw(micro), half_size=1e5)
@@ -93,7 +96,8 @@ def test_more_members_in_a_node_never_take_less_time(kind: str, nbytes: float, n
 @given(kind=st.sampled_from(GROUPS), nbytes=sizes, span=spans(), cluster=clusters())
 def test_half_the_rates_and_twice_the_latencies_take_twice_the_time(kind: str, nbytes: float, span: Span, cluster: Cluster) -> None:
     s, nic, top = cluster.node.scale_up, cluster.node.nic, cluster.topology
-    halved = {"bandwidth": s.bandwidth / 2, "latency": 2 * s.latency, "launch": 2 * s.launch, "switch_reduction_latency": 2 * s.switch_reduction_latency}
+    latencies = ("latency", "launch", "switch_reduction_latency", "exchange_latency")
+    halved = {"bandwidth": s.bandwidth / 2, **{name: 2 * getattr(s, name) for name in latencies}}
     slow = build(
         s.model_copy(update=halved),
         nic.model_copy(update={"bandwidth": nic.bandwidth / 2, "latency": 2 * nic.latency, "launch": 2 * nic.launch}),

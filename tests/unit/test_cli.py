@@ -145,9 +145,12 @@ def test_a_failure_while_writing_keeps_what_was_there(call: Any, tmp_path: Path,
 
 @pytest.mark.parametrize(("missed", "code"), [([], 0), (["gemm: 9 % off"], 1)])
 def test_validate_exits_with_one_outside_the_tolerance(missed: list[str], code: int, call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simtrain.validate.kernels.validate_kernels", lambda table: pd.DataFrame({"rows": [1]}))
+    for step in ("groups_of", "targets_of", "scored_collectives"):
+        monkeypatch.setattr(f"simtrain.validate.kernels.{step}", lambda rows: rows)
+    monkeypatch.setattr("simtrain.validate.tables.read_kernel_table", lambda table: None)
+    monkeypatch.setattr("simtrain.validate.kernels.predict_rows", lambda table: pd.DataFrame({"kind": ["gemm"], "status": ["ok"]}))
     monkeypatch.setattr("simtrain.validate.kernels.outside_tolerance", lambda frame: missed)
-    monkeypatch.setattr("simtrain.report.tables.print_validation", lambda frame: None)
+    monkeypatch.setattr("simtrain.report.kernel_tables.print_kernels", lambda *parts: None)
     assert call("validate", "kernels", "--table", "t.csv") == (code, "", "".join(f"simtrain: {line}\n" for line in missed))
 
 

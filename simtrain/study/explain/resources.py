@@ -47,7 +47,7 @@ def _latency(s: Scenario, factor: float) -> Scenario:
     node = s.cluster.node
     faster = _with_node(
         s, nic=_times(node.nic, 1 / factor, "latency", "launch"),
-        scale_up=_times(node.scale_up, 1 / factor, "latency", "launch", "switch_reduction_latency"),
+        scale_up=_times(node.scale_up, 1 / factor, "latency", "launch", "switch_reduction_latency", "exchange_latency"),
     )  # fmt: skip
     topology = _times(s.cluster.topology, 1 / factor, "hop_latency")
     return replace(faster, cluster=faster.cluster.model_copy(update={"topology": topology}))

@@ -41,10 +41,11 @@ ERAS: tuple[Era, ...] = (
     Era("fsdp_2023", "ampere", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_a100",)),
     Era("fsdp_2023", "hopper", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_h100",)),
     Era("internevo_2023", "ampere", ("gemm", "memory", "overlap_slowdown", "shard_gap", "optimizer_traffic"), ("internevo_a100",)),
-    Era("nemo_2024", "hopper", ("gemm", "gemm_8bit", "attention", "memory", "host_op_time", "overlap_slowdown", "collective_gap")),
-    Era("nemo_2025", "hopper", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown")),
+    Era("nemo_2024", "hopper", ("gemm", "gemm_8bit", "memory")),
+    Era("nemo_2024_late", "hopper", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown")),
+    Era("nemo_2025", "hopper", ("gemm", "gemm_8bit", "memory")),
     Era("torchtitan_2024", "hopper_500w", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown", "collective_gap")),
-    Era("mlperf_2024", "hopper", ("gemm_8bit", "attention", "memory", "overlap_slowdown")),
+    Era("mlperf_2024", "hopper", ("gemm_8bit", "attention", "memory")),
     Era("mlperf_2025", "blackwell", ("gemm_8bit", "gemm_4bit", "attention", "memory", "overlap_slowdown", "step_overhead")),
     Era("megatron_core_2026", "blackwell", (*_DENSE, "host_op_time", "collective_gap", "ops_per_collective", "optimizer_traffic")),
     Era("megatron_bridge_2025", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "host_op_time"), (), 60),
@@ -77,7 +78,7 @@ def problem_of(era: Era, rows: Sequence[PublishedRow]) -> Problem:
             s = scenario_of(row).scenario
         except SimtrainError:
             continue
-        if base_of(s.system.software.name) == era.software and s.cluster.node.accelerator.kernels.name == era.kernels:
+        if base_of(s.system.software.name) == era.software and s.cluster.node.accelerator.kernels.rates_key == era.kernels:
             mine.append(row)
     return Problem(chosen(mine, era.most), era.kernels, era.names, era.clusters)
 
@@ -106,6 +107,7 @@ def software_file(era: Era, fit: Fit, rows: Sequence[PublishedRow]) -> dict[str,
         **others,
         "rates": {era.kernels: rates},
         "fit": {era.kernels: describe(fit, rows)},
+        "intervals": {era.kernels: {name: [_rounded(low), _rounded(high)] for name, (low, high) in zip(fit.names, fit.intervals, strict=True)}},
     }
 
 

@@ -71,7 +71,7 @@ def predict(row: PublishedRow) -> Prediction:
     except (ArithmeticError, LookupError, ValueError, TypeError, AssertionError) as error:  # a cell nobody thought of
         return Prediction(row, unsupported=f"cannot be built: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     s, metrics = found.scenario, result.metrics
-    names = s.system.software.name, s.cluster.node.accelerator.kernels.name, s.cluster.name
+    names = s.system.software.name, s.cluster.node.accelerator.kernels.rates_key, s.cluster.name
     return Prediction(row, metrics["step_time"], metrics["peak_memory"], *names, found.notes)
 
 
@@ -94,4 +94,4 @@ def predict_all(rows: Sequence[PublishedRow], workers: int = 2) -> list[Predicti
 
 def scenario_name(scenario: Scenario) -> str:
     """Return software, kernels and cluster of a scenario in one word."""
-    return f"{scenario.system.software.name}/{scenario.cluster.node.accelerator.kernels.name}/{scenario.cluster.name}"
+    return f"{scenario.system.software.name}/{scenario.cluster.node.accelerator.kernels.rates_key}/{scenario.cluster.name}"

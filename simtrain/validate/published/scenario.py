@@ -58,7 +58,7 @@ def scenario_of(row: PublishedRow) -> RowScenario:
     software = stack.software
     if software == "torchtitan_2024" and "eager" in row.text("notes").lower():
         software = "torchtitan_2024_eager"
-    software = _fitted(software, cluster.node.accelerator.kernels.name)
+    software = _fitted(software, cluster.node.accelerator.kernels.rates_key)
     settings |= {"software": software, "is_sequence_parallel": _is_sequence_parallel(row, stack, degrees), **_software(row, stack, software, cluster, notes)}
     if "async tp" in row.text("notes").lower():
         stack = stack._replace(tp_pieces=4)

@@ -52,6 +52,7 @@ FRAMEWORKS: tuple[tuple[str, Stack], ...] = (
     # Containers of 2023-24 outside MLPerf, and MaxText of the same time.
     (r"release 2[34]\.\d\d|nvidia.*2[34]\.\d\d", Stack("mlperf_2024", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
     (r"nemo.*25\.|release 25\.|ngc.*25\.|nvidia.*25\.", Stack("nemo_2025", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
+    (r"nemo 24\.(09|1\d)", Stack("nemo_2024_late", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
     (r"nemo|megatron-core", Stack("nemo_2024", pp_overlap=True, tp_pieces=4, pads_vocab=128, has_vpp=True, split="ends")),
     (r"maxtext|pax", Stack("jax_2024", pp_overlap=True, pads_vocab=128, recompute="full")),
 )
