@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,12 @@ from simtrain.engine.kernel.rows import MISSING, NEVER, Rows, fetch_around, fetc
 
 ROOT, FIRST_CHILD, PADDING = 3, 4, 4
 """Places of the heap's root and of its first child; infinite times behind its last entry."""
-TIME, PLACE, UNIT = 0, 2, 3
-"""Columns of an entry of the heap: its time, among doubles; among integers half as wide its place, and the unit that was there, to be fetched early."""
+PLACE, UNIT = 2, 3
+"""Within an entry of the heap, among integers: its place, and the unit that was there, to be fetched early. Its time lies in front of them."""
+DOUBLES, WORDS = 2, 4
+"""Doubles and integers of an entry."""
+ONE, TWO, THREE, FOUR, SIX = (np.uint64(number) for number in (1, 2, 3, 4, 6))
+"""Positions in the heap have no sign, for which array accesses would be corrected at every step of the longest chain of dependent ones."""
 DUE, OWNER, NEXT_FREE = 0, 2, 3
 """Columns of a place, likewise: when it is due, its unit, the next free place."""
 HEAP, DONE, FREE, NUM_COUNTS = range(4)
@@ -49,9 +53,9 @@ def empty_agenda(width: int) -> Agenda:
     """Return room for so many units; stale entries are purged when the heap is full."""
     entry, place = (lines(size // 4 + 1).reshape(-1, 4) for size in (2 * width + 64, width))
     time, due = entry.view(np.float64), place.view(np.float64)
-    time[:, TIME], due[:, DUE] = np.inf, NEVER
+    time[:], due[:, DUE] = np.inf, NEVER
     place[:, NEXT_FREE] = np.arange(1, len(place) + 1)
-    return Agenda(time, entry, due, place, np.empty(width, np.int32), np.zeros(NUM_COUNTS, np.int64))
+    return Agenda(time.ravel(), entry.ravel(), due, place, np.empty(width, np.int32), np.zeros(NUM_COUNTS, np.int64))
 
 
 @inlined
@@ -77,11 +81,11 @@ def complete_at(agenda: Agenda, place: int, now: float, eta: float) -> None:
     due = now + (eta - now)  # SimPy takes a delay; the same wherever times lie on the grid
     if agenda.due[place, DUE] == due:
         return
-    if ROOT + agenda.counts[HEAP] + PADDING == len(agenda.time):
+    if DOUBLES * (ROOT + agenda.counts[HEAP] + PADDING) == len(agenda.time):
         agenda.due[place, DUE] = NEVER
         _purge(agenda)
     agenda.due[place, DUE] = due
-    _sift_up(agenda, ROOT + agenda.counts[HEAP], due, place, agenda.place[place, OWNER])
+    _sift_up(agenda, np.uint64(ROOT + agenda.counts[HEAP]), due, place, agenda.place[place, OWNER])
     agenda.counts[HEAP] += 1
 
 
@@ -89,60 +93,65 @@ def complete_at(agenda: Agenda, place: int, now: float, eta: float) -> None:
 def take_done(agenda: Agenda, rows: Rows) -> float:
     """Move all units due next to ``done``, in order; return the time."""
     time, entry, counts = agenda.time, agenda.entry, agenda.counts
-    now, size = time[ROOT, TIME], 0
-    while time[ROOT, TIME] == now:
-        place = entry[ROOT, PLACE]
+    now, size = time[DOUBLES * ROOT], 0
+    while time[DOUBLES * ROOT] == now:
+        place = entry[WORDS * ROOT + PLACE]
         counts[HEAP] -= 1
-        last = ROOT + counts[HEAP]
-        key, own, owner = time[last, TIME], entry[last, PLACE], entry[last, UNIT]
-        time[last, TIME] = np.inf
-        if last > ROOT:
-            _sift_down(agenda, ROOT, key, own, owner)
+        last = np.uint64(ROOT + counts[HEAP])
+        key, own, owner = time[TWO * last], entry[FOUR * last + TWO], entry[FOUR * last + THREE]
+        time[TWO * last] = np.inf
+        if counts[HEAP]:
+            _sift_down(agenda, THREE, key, own, owner)
         if agenda.due[place, DUE] == now:
             agenda.due[place, DUE] = NEVER
             agenda.done[size] = agenda.place[place, OWNER]
             size += 1
     counts[DONE] = size
     if counts[HEAP]:  # one of the next five is what comes after the next, so its line will have come by then
-        fetch_around(rows, entry[ROOT, UNIT])
+        fetch_around(rows, entry[WORDS * ROOT + UNIT])
         for i in range(4):
-            fetch_unit(rows, entry[FIRST_CHILD + i, UNIT])
+            fetch_unit(rows, entry[WORDS * (FIRST_CHILD + i) + UNIT])
     sort(agenda.done, size)
     return now
 
 
 @inlined
-def _sift_up(agenda: Agenda, position: int, key: float, own: int, owner: int) -> None:
+def _sift_up(agenda: Agenda, position: Any, key: float, own: int, owner: int) -> None:
     time, entry = agenda.time, agenda.entry
-    while position > ROOT:
-        parent = (position >> 2) + 2
-        if time[parent, TIME] <= key:
+    while position > THREE:
+        parent = (position >> TWO) + TWO
+        if time[TWO * parent] <= key:
             break
-        time[position, TIME] = time[parent, TIME]
-        entry[position, PLACE], entry[position, UNIT] = entry[parent, PLACE], entry[parent, UNIT]
+        _move(agenda, parent, position)
         position = parent
-    time[position, TIME] = key
-    entry[position, PLACE], entry[position, UNIT] = own, owner
+    time[TWO * position] = key
+    entry[FOUR * position + TWO], entry[FOUR * position + THREE] = own, owner
 
 
 @inlined
-def _sift_down(agenda: Agenda, position: int, key: float, own: int, owner: int) -> None:
+def _sift_down(agenda: Agenda, position: Any, key: float, own: int, owner: int) -> None:
     """Behind the last entry lie infinite times, so that all four children can be read."""
-    time, entry, stop = agenda.time, agenda.entry, ROOT + agenda.counts[HEAP]
-    while True:
-        child = 4 * (position - 2)
-        if child >= stop:
+    time, entry, stop = agenda.time, agenda.entry, np.uint64(ROOT + agenda.counts[HEAP])
+    child = FOUR * (position - TWO)
+    while child < stop:
+        first = TWO * child
+        left = child + np.uint64(time[first + TWO] < time[first])
+        right = child + TWO + np.uint64(time[first + SIX] < time[first + FOUR])
+        best = right if time[TWO * right] < time[TWO * left] else left
+        if key <= time[TWO * best]:
             break
-        left = child + (time[child + 1, TIME] < time[child, TIME])
-        right = child + 2 + (time[child + 3, TIME] < time[child + 2, TIME])
-        best = right if time[right, TIME] < time[left, TIME] else left
-        if key <= time[best, TIME]:
-            break
-        time[position, TIME] = time[best, TIME]
-        entry[position, PLACE], entry[position, UNIT] = entry[best, PLACE], entry[best, UNIT]
+        _move(agenda, best, position)
         position = best
-    time[position, TIME] = key
-    entry[position, PLACE], entry[position, UNIT] = own, owner
+        child = FOUR * (position - TWO)
+    time[TWO * position] = key
+    entry[FOUR * position + TWO], entry[FOUR * position + THREE] = own, owner
+
+
+@inlined
+def _move(agenda: Agenda, source: Any, target: Any) -> None:
+    agenda.time[TWO * target] = agenda.time[TWO * source]
+    agenda.entry[FOUR * target + TWO] = agenda.entry[FOUR * source + TWO]
+    agenda.entry[FOUR * target + THREE] = agenda.entry[FOUR * source + THREE]
 
 
 @unmanaged
@@ -150,14 +159,15 @@ def _purge(agenda: Agenda) -> None:
     """Drop entries that no longer count, and repeated ones; at most one for each unit in flight is left."""
     time, entry, due, stop = agenda.time, agenda.entry, agenda.due, ROOT
     for i in range(ROOT, ROOT + agenda.counts[HEAP]):
-        if due[entry[i, PLACE], DUE] == time[i, TIME]:
-            due[entry[i, PLACE], DUE] = NEVER
-            time[stop, TIME], entry[stop, PLACE], entry[stop, UNIT] = time[i, TIME], entry[i, PLACE], entry[i, UNIT]
+        place = entry[WORDS * i + PLACE]
+        if due[place, DUE] == time[DOUBLES * i]:
+            due[place, DUE] = NEVER
+            _move(agenda, np.uint64(i), np.uint64(stop))
             stop += 1
     for i in range(ROOT, stop):
-        due[entry[i, PLACE], DUE] = time[i, TIME]
+        due[entry[WORDS * i + PLACE], DUE] = time[DOUBLES * i]
     for i in range(stop, ROOT + agenda.counts[HEAP]):
-        time[i, TIME] = np.inf
+        time[DOUBLES * i] = np.inf
     agenda.counts[HEAP] = stop - ROOT
     for i in range(stop - 1, ROOT - 1, -1):
-        _sift_down(agenda, i, time[i, TIME], entry[i, PLACE], entry[i, UNIT])
+        _sift_down(agenda, np.uint64(i), time[DOUBLES * i], entry[WORDS * i + PLACE], entry[WORDS * i + UNIT])

@@ -79,7 +79,7 @@ def _arbitrate(s: State, is_fair: bool, compute_rate: float, now: float) -> None
         else:
             _join(s, row, is_fair)
     for i in range(s.queues.counts[GRANTED]):
-        _start_group(s, s.rows.at[s.queues.granted[i], GROUP], compute_rate, now)
+        _start_group(s, s.rows.at[s.queues.granted[i], GROUP], is_fair, compute_rate, now)
     s.queues.counts[GRANTED] = 0
     if s.network.counts[DIRTY]:
         resolve(s.network, s.work, s.agenda, now)
@@ -117,14 +117,22 @@ def _join(s: State, row: int, is_fair: bool) -> None:
 
 
 @inlined
-def _start_group(s: State, group: int, compute_rate: float, now: float) -> None:
+def _start_group(s: State, group: int, is_fair: bool, compute_rate: float, now: float) -> None:
+    """Start a rendezvous; a transfer that has its lanes to itself, so that nothing changes its rate, is known to its end."""
     for i in range(s.rows.groups[group, SIZE]):
         row = member(s.rows, group, i)
         s.rows.times[row, START] = now
         if compute_rate < 1.0 and s.ops.holds_sms[s.rows.at[row, OP]]:
             hold(s.slowing, s.rows.at[row, RANK], 1)
     unit = member(s.rows, group, 0)
-    complete_at(s.agenda, occupy(s.agenda, s.rows, unit), now, now + s.ops.seconds[s.rows.at[unit, OP]])
+    op, place = s.rows.at[unit, OP], occupy(s.agenda, s.rows, unit)
+    eta = now + s.ops.seconds[op]
+    if not is_fair and s.ops.nbytes[op]:
+        s.rows.groups[group, PHASE] = 1
+        if not s.ops.cap[op]:
+            return
+        eta += np.ceil(s.ops.nbytes[op] / (s.ops.cap[op] / RATE_UNIT) * GRID) / GRID
+    complete_at(s.agenda, place, now, eta)
 
 
 @inlined
@@ -140,7 +148,7 @@ def _finish_phase(s: State, unit: int, is_fair: bool, compute_rate: float, now: 
     is_moving = s.rows.groups[group, PHASE]
     if not is_moving and s.ops.nbytes[s.rows.at[unit, OP]]:
         s.rows.groups[group, PHASE] = 1
-        _begin_transfer(s, place, s.rows.at[unit, OP], group, is_fair, now)
+        _begin_transfer(s, place, s.rows.at[unit, OP], group, now)
         return
     if is_fair and is_moving:
         remove_flow(s.network, place)
@@ -153,16 +161,12 @@ def _finish_phase(s: State, unit: int, is_fair: bool, compute_rate: float, now: 
 
 
 @inlined
-def _begin_transfer(s: State, place: int, op: int, group: int, is_fair: bool, now: float) -> None:
-    """The latency is over: move the bytes."""
-    nbytes, cap = s.ops.nbytes[op], s.ops.cap[op]
-    if is_fair:
-        begin_work(s.work, place, nbytes, now)
-        rate = add_flow(s.network, s.rows, s.ops, place, group, cap)
-        if rate:
-            re_anchor(s.work, s.agenda, place, rate / RATE_UNIT, now)
-    elif cap:  # nothing changes the rate of a transfer that has its lanes to itself
-        complete_at(s.agenda, place, now, now + np.ceil(nbytes / (cap / RATE_UNIT) * GRID) / GRID)
+def _begin_transfer(s: State, place: int, op: int, group: int, now: float) -> None:
+    """The latency is over: move the bytes over links that others may share."""
+    begin_work(s.work, place, s.ops.nbytes[op], now)
+    rate = add_flow(s.network, s.rows, s.ops, place, group, s.ops.cap[op])
+    if rate:
+        re_anchor(s.work, s.agenda, place, rate / RATE_UNIT, now)
 
 
 @inlined
