@@ -84,7 +84,7 @@ def _run(graph: Graph, links: LinkTable, caps: Integers, *, is_fair: bool, slowd
     """Allocate what the kernel works on, and run it. Arrays that a run does not use are never touched, hence cost no memory."""
     from simtrain.engine.kernel import agenda, loop, network, queues, rows, work
 
-    lines, width = rows.lay_out(graph)
+    lines, width = rows.lines_of(graph)
     num_ranks = len(graph.ranks)
     state = loop.State(
         lines, rows.operations(graph, caps), agenda.empty_agenda(width), queues.empty_queues(num_ranks, width),
@@ -95,9 +95,9 @@ def _run(graph: Graph, links: LinkTable, caps: Integers, *, is_fair: bool, slowd
 
 
 def _trace(graph: Graph, rows: Rows, fidelity: Fidelity) -> Trace:
-    from simtrain.engine.kernel.rows import whom_rows_waited_for
+    from simtrain.engine.kernel.rows import END, READY, START, whom_rows_waited_for
 
-    ready, start, end = rows.times.T  # views: copies would need as much memory again
+    ready, start, end = (rows.times[:, column] for column in (READY, START, END))  # views: copies would need memory again
     stuck = np.flatnonzero(end < 0)
     if len(stuck):
         raise SimtrainError(deadlock(graph, stuck.tolist()))

@@ -18,7 +18,7 @@ from simtrain.engine.metrics import Busy, Inside, measure_ranks, repeated
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.columns import columns_of
-from simtrain.graph.graph import Floats, Ints, OpTable, assemble, unfolded_axes
+from simtrain.graph.graph import Floats, Graph, Ints, OpTable, assemble, unfolded_axes
 from simtrain.graph.mesh import split_axes
 from simtrain.graph.step import Do, RankClass, Step
 from simtrain.graph.template import Kind, Link, Op, Template
@@ -168,7 +168,7 @@ def _shared_links(step: Step, cluster: Cluster, unfold: Sequence[str]) -> Link:
 def disturbed(trace: Trace, composites: Composites, fidelity: Fidelity, slowdown: float) -> dict[int, frozenset[int]]:
     """Return per class the instructions whose composite overlapped something that could change it, or whose ranks came to it at different times."""
     g = trace.graph
-    rows = np.flatnonzero((g.table.kind == Kind.COMPOSITE)[g.op])
+    rows = _composites_in(g)
     hit = trace.start[rows] != trace.ready[rows]
     for profile, of_profile in _profiles(g.table, composites).items():
         others, since = _touching(trace, profile, fidelity, slowdown)
@@ -180,17 +180,40 @@ def disturbed(trace: Trace, composites: Composites, fidelity: Fidelity, slowdown
     return {int(c): frozenset(instance[cls == c].tolist()) for c in np.unique(cls)}
 
 
+def _composites_in(g: Graph) -> Ints:
+    """Return the rows that are composites."""
+    if g.kept is None:
+        return np.flatnonzero((g.table.kind == Kind.COMPOSITE)[g.op])
+    if "composites" not in g.kept:
+        g.kept["composites"] = np.flatnonzero((g.table.kind == Kind.COMPOSITE)[g.op])
+    return g.kept["composites"]
+
+
 def _overlapped(trace: Trace, rows: Ints, others: Ints, since: Floats) -> Flags:
     """Return which rows overlap one of the others, from a time of each on, on the same rank."""
     rank = trace.graph.rank
     hit = np.zeros(len(rows), np.bool_)
+    near = np.flatnonzero(_may_overlap(trace, rows, others, since))
+    if not len(near):
+        return hit
+    rows = rows[near]
     for first, stop in rank_blocks(len(trace.graph.ranks), trace.makespan):
         line = Line(stop - first, trace.makespan)
         mine, theirs = (np.flatnonzero((rank[chosen] >= first) & (rank[chosen] < stop)) for chosen in (rows, others))
         beside = union(*(line.at(rank[others[theirs]] - first, time) for time in (since[theirs], trace.end[others[theirs]])))
         own = rank[rows[mine]] - first
-        hit[mine] = overlaps(line.at(own, trace.start[rows[mine]]), line.at(own, trace.end[rows[mine]]), beside)
+        hit[near[mine]] = overlaps(line.at(own, trace.start[rows[mine]]), line.at(own, trace.end[rows[mine]]), beside)
     return hit
+
+
+def _may_overlap(trace: Trace, rows: Ints, others: Ints, since: Floats) -> Flags:
+    """Return which rows run between the first beginning and the last end of the others on their rank: mostly none, as gradients follow all passes."""
+    rank = trace.graph.rank
+    first, last = np.full(len(trace.graph.ranks), np.inf), np.zeros(len(trace.graph.ranks))
+    np.minimum.at(first, rank[others], since)
+    np.maximum.at(last, rank[others], trace.end[others])
+    own = rank[rows]
+    return (trace.end[rows] > first[own]) & (trace.start[rows] < last[own])
 
 
 class _Profile(NamedTuple):
@@ -225,6 +248,7 @@ def _touching(trace: Trace, profile: _Profile, fidelity: Fidelity, slowdown: flo
     is_queued |= same_link if fidelity == "analytic" else False
     if slowdown > 0:
         is_running |= table.holds_sms | ((table.kind == Kind.COMPUTE) & profile.holds_sms)
-    chosen = np.flatnonzero(((is_queued | is_running) & (table.kind != Kind.COMPOSITE))[g.op])
+    touches = (is_queued | is_running) & (table.kind != Kind.COMPOSITE)
+    chosen = np.flatnonzero(touches[g.op]) if touches.any() else np.zeros(0, np.int64)
     chosen = chosen[trace.end[chosen] > trace.ready[chosen]]
     return chosen, np.where(is_queued[g.op[chosen]], trace.ready[chosen], trace.start[chosen])

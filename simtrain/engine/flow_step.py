@@ -79,7 +79,7 @@ def price_by_messages(graph: Graph, cluster: Cluster) -> Graph:
                 source.append(key[0])
             op[row] = new[key]
     notes = [f"fidelity flow: {unknown} of {len(rows)} transfers are no collective that has messages and keep their closed form"] if unknown else []
-    return replace(graph, table=_extended(graph.table, added, source), op=op, step=replace(graph.step, notes=[*graph.step.notes, *notes]))
+    return replace(graph, table=_extended(graph.table, added, source), op=op, step=replace(graph.step, notes=[*graph.step.notes, *notes]), kept=None)
 
 
 def _priced(op: Op, call: _Call, cluster: Cluster) -> Op:

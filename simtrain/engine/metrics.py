@@ -9,6 +9,7 @@ from typing import overload
 
 import numpy as np
 
+from simtrain.engine.arrays import Numbers
 from simtrain.engine.intervals import Flags, Line, overlaps, rank_blocks, union
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Floats, Ints
@@ -168,12 +169,11 @@ class _Rows:
 
     def measure_in_one_pass(self, amounts: Floats) -> bool:
         """Add up all rows by the kernel; False, and nothing is added, if something ran beside a composite."""
-        from simtrain.engine.kernel.budget import COMPOSITE, charge, link_streams
+        from simtrain.engine.kernel.budget import COMPOSITE, charge
 
         g, trace, int32 = self.trace.graph, self.trace, np.int32
         num_ranks, kinds, streams = len(g.ranks), len(self.table.ops), len(self.table.streams)
-        following, beside, first = (np.full(size, -1, int32) for size in (len(g), len(g), num_ranks))
-        link_streams(g.rank, g.previous, following, first, beside)
+        following, first, beside = self._streams()
         category = np.where(self.table.kind == Kind.COMPOSITE, COMPOSITE, self.category)
         counts, moved, charged = np.zeros((num_ranks, kinds), np.int64), np.zeros((num_ranks, len(AXES))), np.zeros((num_ranks, 1 + len(AXES)))
         scratch = np.empty(streams, int32), np.empty(streams), np.empty(streams, np.uint8), np.zeros(COMPOSITE + 1, np.int64)
@@ -185,6 +185,20 @@ class _Rows:
         for index in np.flatnonzero(self.table.kind == Kind.COMPOSITE).tolist():
             amounts += counts[:, index, None] * self.alone[self.template_of[index]]
         return True
+
+    def _streams(self) -> tuple[Numbers, Numbers, Numbers]:
+        """Return the row behind each on its stream, and the first rows of every rank's streams, chained; -1 for none."""
+        from simtrain.engine.kernel.budget import link_streams
+
+        g = self.trace.graph
+        found = g.kept.get("streams") if g.kept is not None else None
+        if found is None:
+            following, first, beside = (np.full(size, -1, np.int32) for size in (len(g), len(g.ranks), len(g)))
+            link_streams(g.rank, g.previous, following, first, beside)
+            found = following, first, beside
+            if g.kept is not None:
+                g.kept["streams"] = found
+        return found
 
     def measure(self, amounts: Floats, first: int, stop: int) -> None:
         """Add up the rows of some ranks."""

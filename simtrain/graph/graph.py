@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,9 @@ class Graph:
         Further dependencies between rows.
     instance
         Instruction of the class's program that the row comes from.
+    kept
+        What executors have worked out of the columns, costs aside, by name: for a graph that :class:`Shapes` keeps, and those that share
+        its columns. None for other graphs.
     """
 
     table: OpTable
@@ -73,6 +77,7 @@ class Graph:
     dep_to: Ints
     microbatch: Ints
     instance: Ints
+    kept: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.op)
@@ -183,6 +188,7 @@ class Shapes:
         """Store a graph; ``columns`` are kept with it, because their identity is part of the key."""
         if len(graph) > self.most_rows:
             return
+        graph.kept = {}
         self._kept[key] = (graph, columns)
         self._rows += len(graph)
         while self._rows > self.most_rows:

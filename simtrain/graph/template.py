@@ -171,6 +171,7 @@ class Joined(Template):
         if any(template.left_open for template, _ in self._parts):
             raise AssertionError(f"{name}: a part of a sequence leaves operations open")
         self.left_open = ()
+        self._length = sum(count * len(template) for template, count in self._parts)
 
     @property
     def parts(self) -> tuple[tuple[Template, int], ...]:
@@ -178,7 +179,7 @@ class Joined(Template):
         return self._parts
 
     def __len__(self) -> int:
-        return sum(count * len(template) for template, count in self._parts)
+        return self._length
 
     @cached_property
     def exits(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import ClassVar, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
 from simtrain.errors import InfeasibleError, InputError, UnsupportedError
-from simtrain.graph.columns import ColumnProgram
+from simtrain.graph.columns import ColumnProgram, Columns
 from simtrain.graph.gradient_flow import GradientFlow, Send
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
@@ -58,6 +59,7 @@ RECOMPUTE = {
 }
 """Regions of each form. ``op`` keeps attention and every second product, as torchtitan's selective activation checkpointing does (recalled)."""
 
+_NOTHING = Template("nothing")
 LayerKind = Hashable
 """What tells layers of one model apart: dense or of experts, with or without a window."""
 
@@ -216,7 +218,6 @@ class TransformerTraining(StepSystem):
         classes = _rank_classes(self, layout)
         model, batch = workload.model, workload.global_batch_size
         flops = [batch * layout.reuse.training_flops(model, workload.seq_len, is_causal, self.attention_window) for is_causal in (False, model.is_causal)]
-        _check_memory(classes, cluster, self.software.fragmentation)
         return Step(layout.mesh, classes, workload.tokens_per_step, flops[0], flops[1], workload.dtype)
 
     @property
@@ -250,8 +251,12 @@ class Layout:
     schedule: Schedule
     reuse: Reuse
     """What runs before have left."""
+    before: tuple[tuple[int, ...], ...]
+    """Layers of the model before each chunk, by stage and chunk."""
     recorded: dict[Hashable, _ChunkTemplates] = field(default_factory=dict[Hashable, "_ChunkTemplates"])
     """Chunks of this run."""
+    pieces: dict[Hashable, Piece] = field(default_factory=dict[Hashable, Piece])
+    """Parts of chunks of this run."""
 
 
 def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster, reuse: Reuse | None = None) -> Layout:
@@ -287,7 +292,17 @@ def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster
     batch = Microbatch(system.microbatch_size, workload.seq_len, system.microbatch_size * workload.seq_len / system.cp)
     reuse = reuse or Reuse()
     costs = reuse.costs(cluster, system.software, workload.dtype, workload.model)
-    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule, reuse)
+    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule, reuse, _before(layers))
+
+
+def _before(layers: LayerCounts) -> tuple[tuple[int, ...], ...]:
+    """Return the layers of the model before each chunk; the model passes the first chunks of all stages, then the second ones."""
+    total, before = 0, [[0] * len(chunks) for chunks in layers]
+    for chunk in range(len(layers[0])):
+        for stage in range(len(layers)):
+            before[stage][chunk] = total
+            total += layers[stage][chunk]
+    return tuple(map(tuple, before))
 
 
 class _ChunkTemplates(NamedTuple):
@@ -310,16 +325,23 @@ class _ChunkTemplates(NamedTuple):
 
 
 def _rank_classes(system: TransformerTraining, layout: Layout) -> list[RankClass]:
-    """Return the programs of all stages; stages that sit alike and hold as many layers are built once."""
+    """Return the programs of all stages; stages that sit alike and hold as many layers are built once, and no program is written of what does not fit.
+
+    Raises
+    ------
+    InfeasibleError
+        If a stage needs more memory than there is.
+    """
     pp, mesh, costs = system.pp, layout.mesh, layout.costs
     built: dict[Hashable, _StageBuilder] = {}
-    classes: list[RankClass] = []
+    stages: list[tuple[_StageBuilder, dict[str, float]]] = []
     for index, spans in enumerate(layout.reuse.stage_spans(costs, mesh, pp)):
         key = (index == 0, index == pp - 1, layout.layers[index], spans)
         if key not in built:
             built[key] = _StageBuilder(system, layout, index)
-        classes.append(built[key].rank_class(index))
-    return classes
+        stages.append((built[key], built[key].memory(index)))
+    _check_memory([memory for _, memory in stages], layout.cluster, system.software.fragmentation)
+    return [builder.rank_class(index, memory) for index, (builder, memory) in enumerate(stages)]
 
 
 @dataclass
@@ -340,11 +362,16 @@ class _StageBuilder:
         names = {name for name, _, _ in layout.mesh.folds}
         self.has_expert_groups = "dp_experts" in names
         self.expert_copies = layout.mesh.size("dp_experts") if self.has_expert_groups else 1
+        self.spans = layout.reuse.stage_spans(self.costs, layout.mesh, system.pp)[self.index][0]
         self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
+
+    @cached_property
+    def program(self) -> tuple[Columns, list[Template]]:
+        """What follows the pipeline, and all templates."""
         epilogue = self._epilogue()
-        self.ending = layout.reuse.in_line(tuple(do.message for do in epilogue))
-        self.templates = [*self._templates(), *(do.template for do in epilogue)]
+        ending = self.layout.reuse.in_line(tuple(do.message for do in epilogue))
+        return ending, [*self._templates(), *(do.template for do in epilogue)]
 
     # -- recording --------------------------------------------------------------------------------------
 
@@ -354,9 +381,9 @@ class _StageBuilder:
         is_first = self.index == 0 and chunk == 0
         is_last = self.index == system.pp - 1 and chunk == system.vpp - 1
         count = layout.layers[self.index][chunk]
-        before = sum(layout.layers[s][c] for c in range(chunk + 1) for s in range(system.pp) if (c, s) < (chunk, self.index))
+        before = layout.before[self.index][chunk]
         kinds = tuple(system.layer_kind(self.model, before + i) for i in range(count))
-        key = (kinds, is_first, is_last, layout.reuse.stage_spans(self.costs, layout.mesh, system.pp)[self.index][0])
+        key = (kinds, is_first, is_last, self.spans)
         found = layout.recorded.get(key)
         if found is None:
             found = layout.recorded[key] = self._joined(kinds, is_first, is_last) or self._record(kinds, is_first, is_last)
@@ -391,7 +418,13 @@ class _StageBuilder:
         return _ChunkTemplates(forward, forward, backward, backward, parameters, experts, saved, peak)
 
     def _piece(self, name: Hashable, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
-        """Record a part of a chunk, or take what was recorded where everything that it reads is the same."""
+        """Record a part of a chunk, or take what was recorded where everything that it reads is the same: on another stage, or in another run."""
+        here = (name, self.spans)
+        if here not in self.layout.pieces:
+            self.layout.pieces[here] = self._recorded_piece(name, record)
+        return self.layout.pieces[here]
+
+    def _recorded_piece(self, name: Hashable, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
         layout, system = self.layout, self.system
         what = (name, type(system), Same(self.costs), layout.microbatch)
         found = layout.reuse.pieces.find(what, lambda question: answer(question, system, layout.mesh, self.coordinates, self.costs))
@@ -480,26 +513,41 @@ class _StageBuilder:
 
     def _reduction(self, chunks: Sequence[_ChunkTemplates]) -> Template:
         """Return a template that reduces the gradients of chunks."""
-        r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program("reduce_gradients")
-        self._emit_reduction(r, p, sum(c.parameters for c in chunks), sum(c.expert_parameters for c in chunks))
-        return p.template()
+        dense, experts = sum(c.parameters for c in chunks), sum(c.expert_parameters for c in chunks)
+
+        def make() -> Template:
+            r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program("reduce_gradients")
+            self._emit_reduction(r, p, dense, experts)
+            return p.template()
+
+        return self._template(("reduction", dense, experts), make)
 
     def _gather(self, chunks: Sequence[_ChunkTemplates]) -> Template:
         """Return a template that gathers the updated parameters of chunks."""
-        r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program("gather_parameters")
-        b = self.costs.dtype_bytes
-        r.emit_collective(p, "all_gather", self.shard_axis, sum(c.parameters for c in chunks) * b, stream="dp")
-        if self.has_expert_groups:
-            r.emit_collective(p, "all_gather", "dp_experts", sum(c.expert_parameters for c in chunks) * b, stream="dp")
-        return p.template()
+        dense, experts, b = sum(c.parameters for c in chunks), sum(c.expert_parameters for c in chunks), self.costs.dtype_bytes
+
+        def make() -> Template:
+            r, p = Recorder(self.layout.mesh, self.costs, self.coordinates), Program("gather_parameters")
+            r.emit_collective(p, "all_gather", self.shard_axis, dense * b, stream="dp")
+            if self.has_expert_groups:
+                r.emit_collective(p, "all_gather", "dp_experts", experts * b, stream="dp")
+            return p.template()
+
+        return self._template(("gather", dense, experts), make)
+
+    def _template(self, what: Hashable, make: Callable[[], Template]) -> Template:
+        """Return what is emitted for this stage and those that sit alike, of any run: it depends on ``what`` and on how states are sharded."""
+        key = (what, Same(self.costs), self.layout.mesh, self.spans, self.system.zero, self.system.zero_group)
+        return self.layout.reuse.template(key, make)
 
     # -- the program ------------------------------------------------------------------------------------
 
-    def rank_class(self, index: int) -> RankClass:
-        """Return program, multiplicity and memory of a stage like this one."""
-        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, self.ending)
+    def rank_class(self, index: int, memory: dict[str, float]) -> RankClass:
+        """Return program and multiplicity of a stage like this one, with its memory."""
+        ending, templates = self.program
+        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, ending)
         ranks = self.layout.mesh.world_size // self.system.pp
-        return RankClass({"pp": index}, ranks, ColumnProgram(columns, self.templates), self.memory(index))
+        return RankClass({"pp": index}, ranks, ColumnProgram(columns, templates), memory)
 
     @property
     def _shape(self) -> Shape:
@@ -522,19 +570,22 @@ class _StageBuilder:
 
     def _templates(self) -> list[Template]:
         """Return what stands behind the slots of the pipeline's program."""
-        shape, chunks = self.pipeline.shape, self.chunks
-        loading = Program("data_loading")
-        self._emit_root(loading, is_forward=True)
-        if self._loading_time and self.index == 0:
-            loading.compute("data_loading", self._loading_time, stream="host", kind=Kind.HOST)
-        nothing = Template("nothing")
+        shape, chunks, nothing = self.pipeline.shape, self.chunks, _NOTHING
         return [
             *(chunk.forward for chunk in chunks), *(chunk.backward for chunk in chunks), *(chunk.last_backward for chunk in chunks),
             *(self._reduction([chunk]) if shape.reduces else nothing for chunk in chunks),
             *(self._gather([chunk]) if shape.gathers else nothing for chunk in chunks),
             *(chunk.first_forward for chunk in chunks),
-            *(self._messages() if shape.stages > 1 else [nothing] * 4), loading.template(),
+            *(self._messages() if shape.stages > 1 else [nothing] * 4), self._loading() if shape.loads else nothing,
         ]  # fmt: skip
+
+    def _loading(self) -> Template:
+        """Return what a stage does before its first task."""
+        loading = Program("data_loading")
+        self._emit_root(loading, is_forward=True)
+        if self._loading_time and self.index == 0:
+            loading.compute("data_loading", self._loading_time, stream="host", kind=Kind.HOST)
+        return loading.template()
 
     def _messages(self) -> list[Template]:
         """Return both ends of backward messages, then of forward ones, the receiving end first."""
@@ -574,23 +625,27 @@ class _StageBuilder:
         if system.dp_overlap == "none" and system.zero < 3:
             program.append(Do(self._reduction(self.chunks)))
         program += self._tied_embedding()
-        p = Program("optimizer")
-        self._emit_root(p, is_forward=False)
-        p.compute("optimizer", self.costs.optimizer(self._local(1)))
-        if self.costs.software.shard_gap and system.zero in (1, 2) and self.shards > 1:
-            p.compute("shard_gap", self.costs.software.shard_gap * self.shards, stream="host", kind=Kind.HOST)
-        if self.costs.software.step_overhead:
-            p.compute("step_overhead", self.costs.software.step_overhead, stream="host", kind=Kind.HOST)
-        program.append(Do(p.template()))
+        ends = (self.index == 0, self.index == system.pp - 1)
+        program.append(Do(self._template(("optimizer", self.parameters, self.experts, ends), self._optimizer)))
         if system.zero in (1, 2) and system.dp_overlap == "none":
             program.append(Do(self._gather(self.chunks)))
         return program
 
+    def _optimizer(self) -> Template:
+        p, software = Program("optimizer"), self.costs.software
+        self._emit_root(p, is_forward=False)
+        p.compute("optimizer", self.costs.optimizer(self._local(1)))
+        if software.shard_gap and self.system.zero in (1, 2) and self.shards > 1:
+            p.compute("shard_gap", software.shard_gap * self.shards, stream="host", kind=Kind.HOST)
+        if software.step_overhead:
+            p.compute("step_overhead", software.step_overhead, stream="host", kind=Kind.HOST)
+        return p.template()
+
     def _local(self, stage: int) -> float:
         """Return the parameters of which this rank keeps what the ZeRO stage shards."""
-        is_sharded = self.system.zero >= stage
-        dense, experts = sum(c.parameters for c in self.chunks), sum(c.expert_parameters for c in self.chunks)
-        return dense / (self.shards if is_sharded else 1) + experts / (min(self.expert_copies, self.shards) if is_sharded else 1)
+        if self.system.zero < stage:
+            return self.parameters + self.experts
+        return self.parameters / self.shards + self.experts / min(self.expert_copies, self.shards)
 
     def _tied_embedding(self) -> list[Do]:
         """First and last stage hold the same matrix and sum its gradient."""
@@ -610,12 +665,12 @@ class _StageBuilder:
 
     # -- memory -----------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def parameters(self) -> float:
         """Parameters of this stage on one rank, gathered."""
         return sum(chunk.parameters for chunk in self.chunks)
 
-    @property
+    @cached_property
     def experts(self) -> float:
         """Parameters of experts of this stage on one rank."""
         return sum(chunk.expert_parameters for chunk in self.chunks)
@@ -640,7 +695,6 @@ class _StageBuilder:
         if system.zero == 3:
             parts["gathered layers"] = 2 * b * max(c.parameters / n for c, n in zip(self.chunks, self.layout.layers[self.index], strict=True))
         return {part: nbytes for part, nbytes in parts.items() if nbytes}
-
 
     def _stage_outputs(self, index: int) -> float:
         """Outputs of the microbatches in flight, where the stack does not free what it has sent. [B]"""
@@ -711,16 +765,17 @@ class _GatheredParameters:
         return self.r.collective("all_gather", self.axis, self.nbytes, async_op=True, stream="dp", dual_nbytes=self.gradient)
 
 
-def _check_memory(classes: list[RankClass], cluster: Cluster, fragmentation: float) -> None:
+def _check_memory(stages: Sequence[dict[str, float]], cluster: Cluster, fragmentation: float) -> None:
     """Refuse what does not fit: allocated bytes with the allocator's fragmentation, and the context beside them."""
     accelerator = cluster.node.accelerator
-    tables = [c.memory | {"fragmentation": fragmentation * allocated_bytes(c.memory)} for c in classes]
-    cls, worst = max(zip(classes, tables, strict=True), key=lambda pair: sum(pair[1].values()))
-    need = sum(worst.values())
+    tables = [memory | {"fragmentation": fragmentation * allocated_bytes(memory)} for memory in stages]
+    needs = [sum(table.values()) for table in tables]
+    need = max(needs)
     if need > accelerator.memory_capacity:
-        where = ", ".join(f"{axis} {index}" for axis, index in cls.coordinates.items())
+        stage = needs.index(need)
+        worst = tables[stage]
         raise InfeasibleError(
-            f"out of memory: {need / 1e9:.2f} GB needed on each accelerator of {where}, {accelerator.name} has {accelerator.memory_capacity / 1e9:.2f} GB; "
+            f"out of memory: {need / 1e9:.2f} GB needed on each accelerator of pp {stage}, {accelerator.name} has {accelerator.memory_capacity / 1e9:.2f} GB; "
             "raise tp, pp, zero or recompute, or lower microbatch_size",
             worst.items(),
         )

@@ -16,7 +16,7 @@ from simtrain.engine.compiled_replay import replay_compiled
 from simtrain.engine.composite import Composer
 from simtrain.engine.kernel import loop
 from simtrain.engine.kernel.network import CAPACITY
-from simtrain.engine.kernel.rows import MISSING
+from simtrain.engine.kernel.rows import BESIDE, COUNT, MISSING
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Graph, assemble
@@ -147,10 +147,13 @@ def test_wrong_capacities_in_the_solver_of_the_kernel_are_caught(monkeypatch: py
 
 def test_a_dependency_that_the_kernel_forgets_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget(state: loop.State) -> None:
-        successor, at = state.rows.successor, state.rows.at
-        if len(successor):
-            at[successor[0], MISSING] -= 1
-            successor[0] = len(at) - 1  # the line behind the last row, which is none
+        at = state.rows.at
+        for row in np.flatnonzero(at[:, COUNT] == 1)[:1]:
+            at[row, COUNT] = 0
+            at[at[row, BESIDE], MISSING] -= 1
+            if not at[at[row, BESIDE], MISSING]:
+                state.rows.fresh[state.rows.num_fresh[0]] = at[row, BESIDE]
+                state.rows.num_fresh[0] += 1
 
     with_fault(monkeypatch, forget)
     assert seeds_that_differ("fair") > 0

@@ -6,7 +6,7 @@ Rows of a stream run one after another, so the next edge of a rank is the earlie
 from __future__ import annotations
 
 from simtrain.engine.arrays import Flags, Floats, Integers, Numbers
-from simtrain.engine.compiled import unmanaged
+from simtrain.engine.compiled import inlined, unmanaged
 
 NONE = -1
 COMPOSITE = 6
@@ -22,6 +22,29 @@ def link_streams(rank: Integers, previous: Integers, following: Numbers, first: 
         else:
             beside[row] = first[rank[row]]
             first[rank[row]] = row
+
+
+@inlined
+def _swap(row: Numbers, edge: Floats, is_inside: Flags, s: int) -> None:
+    row[s], row[s + 1] = row[s + 1], row[s]
+    edge[s], edge[s + 1] = edge[s + 1], edge[s]
+    is_inside[s], is_inside[s + 1] = is_inside[s + 1], is_inside[s]
+
+
+@inlined
+def _sink(row: Numbers, edge: Floats, is_inside: Flags, s: int) -> None:
+    """Move a stream to its place among those before it, which are sorted by their next edge."""
+    while s > 0 and edge[s] < edge[s - 1]:
+        s -= 1
+        _swap(row, edge, is_inside, s)
+
+
+@inlined
+def _rise(row: Numbers, edge: Floats, is_inside: Flags, s: int, streams: int) -> None:
+    """Move a stream to its place among those behind it."""
+    while s + 1 < streams and edge[s + 1] < edge[s]:
+        _swap(row, edge, is_inside, s)
+        s += 1
 
 
 @unmanaged
@@ -53,13 +76,11 @@ def charge(
             row[streams], edge[streams], is_inside[streams] = head, start[head], 0
             streams += 1
             head = beside[head]
-        last = 0.0
-        while streams:
-            chosen = 0
-            for s in range(1, streams):
-                if edge[s] < edge[chosen]:
-                    chosen = s
-            now, here = edge[chosen], row[chosen]
+        for s in range(1, streams):
+            _sink(row, edge, is_inside, s)
+        last, soonest = 0.0, 0
+        while soonest < streams:
+            now, here = edge[soonest], row[soonest]
             if now > last:
                 kind = 0
                 while kind < COMPOSITE and active[kind] == 0:
@@ -69,20 +90,20 @@ def charge(
                     is_touched |= active[COMPOSITE] > 0
                 last = now
             category = category_of[op[here]]
-            if not is_inside[chosen]:
+            if not is_inside[soonest]:
                 counts[rank, op[here]] += 1
                 if 0 < category < COMPOSITE:
                     moved[rank, category - 1] += end[here] - now
                 if category >= 0:
                     active[category] += 1
-                is_inside[chosen], edge[chosen] = 1, end[here]
-                continue
-            if category >= 0:
-                active[category] -= 1
-            if following[here] != NONE:
-                row[chosen] = following[here]
-                edge[chosen], is_inside[chosen] = start[following[here]], 0
+                is_inside[soonest], edge[soonest] = 1, end[here]
             else:
-                streams -= 1
-                row[chosen], edge[chosen], is_inside[chosen] = row[streams], edge[streams], is_inside[streams]
+                if category >= 0:
+                    active[category] -= 1
+                if following[here] == NONE:
+                    soonest += 1
+                    continue
+                row[soonest] = following[here]
+                edge[soonest], is_inside[soonest] = start[following[here]], 0
+            _rise(row, edge, is_inside, soonest, streams)
     return is_touched

@@ -23,17 +23,17 @@ from simtrain.engine.kernel.rows import (
     END,
     GROUP,
     LAST,
-    MEMBERS,
     MISSING,
     OP,
     PHASE,
     RANK,
     READY,
+    SIZE,
     START,
     Ops,
     Rows,
-    fetch_successors,
-    first_member,
+    fetch_members,
+    member,
     release_successors,
     sort,
 )
@@ -57,10 +57,6 @@ class State(NamedTuple):
 def run(s: State, is_fair: bool, compute_rate: float) -> None:
     """Run to the end; where the end of a row is negative then, rows wait for each other."""
     now = 0.0
-    for row in range(len(s.rows.times)):
-        if not s.rows.at[row, MISSING]:
-            s.rows.fresh[s.rows.num_fresh[0]] = row
-            s.rows.num_fresh[0] += 1
     while True:
         _arbitrate(s, is_fair, compute_rate, now)
         if not s.agenda.counts[HEAP]:
@@ -83,7 +79,7 @@ def _arbitrate(s: State, is_fair: bool, compute_rate: float, now: float) -> None
         else:
             _join(s, row, is_fair)
     for i in range(s.queues.counts[GRANTED]):
-        _start_group(s, s.rows.at[s.queues.granted[i], GROUP], now)
+        _start_group(s, s.rows.at[s.queues.granted[i], GROUP], is_fair, compute_rate, now)
     s.queues.counts[GRANTED] = 0
     if s.network.counts[DIRTY]:
         resolve(s.network, s.work, s.agenda, now)
@@ -96,8 +92,7 @@ def _start_row(s: State, row: int, compute_rate: float, now: float) -> None:
     """Start what runs on its own."""
     op, rank = s.rows.at[row, OP], s.rows.at[row, RANK]
     s.rows.times[row, START] = now
-    fetch_successors(s.rows, row)
-    if s.ops.holds_sms[op]:
+    if compute_rate < 1.0 and s.ops.holds_sms[op]:
         hold(s.slowing, rank, 1)
     place = occupy(s.agenda, s.rows, row)
     if s.ops.is_compute[op] and compute_rate < 1.0:
@@ -114,7 +109,7 @@ def _join(s: State, row: int, is_fair: bool) -> None:
     if s.rows.groups[group, ABSENT]:
         return
     s.rows.groups[group, LAST] = row
-    unit = first_member(s.rows, group)
+    unit = member(s.rows, group, 0)
     if not is_fair and s.ops.nbytes[s.rows.at[unit, OP]]:
         request(s.queues, s.rows, s.ops, unit, group)
     else:
@@ -122,15 +117,22 @@ def _join(s: State, row: int, is_fair: bool) -> None:
 
 
 @inlined
-def _start_group(s: State, group: int, now: float) -> None:
-    for i in range(s.rows.groups[group, MEMBERS], s.rows.groups[group + 1, MEMBERS]):
-        row = s.rows.member[i]
+def _start_group(s: State, group: int, is_fair: bool, compute_rate: float, now: float) -> None:
+    """Start a rendezvous; a transfer that has its lanes to itself, so that nothing changes its rate, is known to its end."""
+    for i in range(s.rows.groups[group, SIZE]):
+        row = member(s.rows, group, i)
         s.rows.times[row, START] = now
-        fetch_successors(s.rows, row)
-        if s.ops.holds_sms[s.rows.at[row, OP]]:
+        if compute_rate < 1.0 and s.ops.holds_sms[s.rows.at[row, OP]]:
             hold(s.slowing, s.rows.at[row, RANK], 1)
-    unit = first_member(s.rows, group)
-    complete_at(s.agenda, occupy(s.agenda, s.rows, unit), now, now + s.ops.seconds[s.rows.at[unit, OP]])
+    unit = member(s.rows, group, 0)
+    op, place = s.rows.at[unit, OP], occupy(s.agenda, s.rows, unit)
+    eta = now + s.ops.seconds[op]
+    if not is_fair and s.ops.nbytes[op]:
+        s.rows.groups[group, PHASE] = 1
+        if not s.ops.cap[op]:
+            return
+        eta += np.ceil(s.ops.nbytes[op] / (s.ops.cap[op] / RATE_UNIT) * GRID) / GRID
+    complete_at(s.agenda, place, now, eta)
 
 
 @inlined
@@ -141,39 +143,36 @@ def _finish_phase(s: State, unit: int, is_fair: bool, compute_rate: float, now: 
         if compute_rate < 1.0 and s.ops.is_compute[s.rows.at[unit, OP]]:
             end_compute(s.slowing, place, s.rows.at[unit, RANK])
         vacate(s.agenda, place)
-        _end_row(s, unit, now)
+        _end_row(s, unit, compute_rate, now)
         return
     is_moving = s.rows.groups[group, PHASE]
     if not is_moving and s.ops.nbytes[s.rows.at[unit, OP]]:
         s.rows.groups[group, PHASE] = 1
-        _begin_transfer(s, place, s.rows.at[unit, OP], group, is_fair, now)
+        _begin_transfer(s, place, s.rows.at[unit, OP], group, now)
         return
     if is_fair and is_moving:
         remove_flow(s.network, place)
     vacate(s.agenda, place)
-    for k in range(s.rows.groups[group, MEMBERS], s.rows.groups[group + 1, MEMBERS]):
-        _end_row(s, s.rows.member[k], now)
+    fetch_members(s.rows, group)
+    for i in range(s.rows.groups[group, SIZE]):
+        _end_row(s, member(s.rows, group, i), compute_rate, now)
     if not is_fair and is_moving:
         release(s.queues, s.rows, s.ops, unit, group)
 
 
 @inlined
-def _begin_transfer(s: State, place: int, op: int, group: int, is_fair: bool, now: float) -> None:
-    """The latency is over: move the bytes."""
-    nbytes, cap = s.ops.nbytes[op], s.ops.cap[op]
-    if is_fair:
-        begin_work(s.work, place, nbytes, now)
-        rate = add_flow(s.network, s.rows, s.ops, place, group, cap)
-        if rate:
-            re_anchor(s.work, s.agenda, place, rate / RATE_UNIT, now)
-    elif cap:  # nothing changes the rate of a transfer that has its lanes to itself
-        complete_at(s.agenda, place, now, now + np.ceil(nbytes / (cap / RATE_UNIT) * GRID) / GRID)
+def _begin_transfer(s: State, place: int, op: int, group: int, now: float) -> None:
+    """The latency is over: move the bytes over links that others may share."""
+    begin_work(s.work, place, s.ops.nbytes[op], now)
+    rate = add_flow(s.network, s.rows, s.ops, place, group, s.ops.cap[op])
+    if rate:
+        re_anchor(s.work, s.agenda, place, rate / RATE_UNIT, now)
 
 
 @inlined
-def _end_row(s: State, row: int, now: float) -> None:
+def _end_row(s: State, row: int, compute_rate: float, now: float) -> None:
     op = s.rows.at[row, OP]
     s.rows.times[row, END] = now
-    if s.ops.holds_sms[op] and not s.ops.is_compute[op]:
+    if compute_rate < 1.0 and s.ops.holds_sms[op] and not s.ops.is_compute[op]:
         hold(s.slowing, s.rows.at[row, RANK], -1)
     release_successors(s.rows, row)

@@ -15,7 +15,7 @@ import numpy as np
 from simtrain.engine.arrays import Integers, Numbers
 from simtrain.engine.compiled import inlined
 from simtrain.engine.kernel.queues import CLASSES
-from simtrain.engine.kernel.rows import MEMBERS, NONE, OP, RANK, Ops, Rows
+from simtrain.engine.kernel.rows import NONE, OP, RANK, SIZE, Ops, Rows, member
 from simtrain.engine.links import LinkTable
 from simtrain.graph.template import LINK_CLASSES
 
@@ -74,8 +74,8 @@ def add_flow(network: Network, rows: Rows, ops: Ops, flow: int, group: int, cap:
     """Start a transfer; return its rate, which is 0 until the next solution if a link of it can saturate."""
     flows, arcs = network.flows, network.arcs
     flows[flow, OF_FLOW], flows[flow, CAP] = NONE, cap
-    for i in range(rows.groups[group, MEMBERS], rows.groups[group + 1, MEMBERS]):
-        row = rows.member[i]
+    for i in range(rows.groups[group, SIZE]):
+        row = member(rows, group, i)
         classes, first = ops.links[rows.at[row, OP]], rows.at[row, RANK] * CLASSES
         for k in range(CLASSES):
             if classes >> k & 1:

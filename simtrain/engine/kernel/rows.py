@@ -1,4 +1,8 @@
-"""The graph as lines of rows and of rendezvous, and how far each is (compiled)."""
+"""The graph as lines of rows and of rendezvous, and how far each is (compiled).
+
+Everything that an event touches of a row fills one line of the processor's cache, and so does everything that it touches of a
+rendezvous: at ten million rows nearly every touch is a line fetched from memory.
+"""
 
 # pyright: reportArgumentType=false, reportReturnType=false
 # Elements of arrays are plain numbers in compiled code; numpy's stubs call them arrays.
@@ -18,27 +22,35 @@ from simtrain.graph.template import Kind
 NONE = -1
 NEVER = -1.0
 """A time that does not come."""
+LINE = 64
+"""Line of the processor's cache. [B]"""
+INTEGERS, TIMES = LINE // 4, LINE // 8
 
-OP, RANK, GROUP, FIRST, MISSING, NEXT, ROW_COLUMNS = range(7)
-"""Columns of :attr:`Rows.at`. ``FIRST`` points to the successors elsewhere, ``NEXT`` is the row behind this one on its stream.
+OP, RANK, GROUP, MISSING, NEXT, COUNT, FIRST = range(7)
+"""Columns of :attr:`Rows.at`. ``NEXT`` is the row behind this one on its stream, ``COUNT`` the number of its successors elsewhere, ``FIRST``
+points to those of which the line does not have the room.
 
 ``MISSING`` counts the predecessors that have not ended; of a unit in flight, where there is nothing to count, it holds the place."""
-READY, START, END, TIME_COLUMNS = range(4)
-"""Columns of :attr:`Rows.times`."""
-MEMBERS, ABSENT, LACK, PHASE, LAST, GROUP_COLUMNS = range(6)
-"""Columns of :attr:`Rows.groups`: pointer to its rows, rows that are not ready, lanes on which it is not first, whether bytes move, the last row to come."""
+READY, START, END = range(4, 7)
+"""Columns of :attr:`Rows.times`, behind the first eight of ``at``."""
+BESIDE, MOST_BESIDE = 14, 2
+"""Columns of :attr:`Rows.at` behind the times, and their number: the successors elsewhere, if there are not more."""
+ABSENT, LACK, PHASE, LAST, SIZE, MEMBERS, WITHIN = range(7)
+"""Columns of :attr:`Rows.groups`: rows that are not ready, lanes on which it is not first, whether bytes move, the last row to come, rows, pointer
+to them if the line has no room, and the columns that they fill otherwise."""
+MOST_WITHIN = INTEGERS - WITHIN
 
 
 class Rows(NamedTuple):
-    """Rows and rendezvous; each pointer ends where that of the next line begins, so there is a line more than rows or groups."""
+    """Rows and rendezvous, a line each."""
 
     at: Numbers
     times: Floats
-    """[s]"""
+    """The same lines as ``at``. [s]"""
     successor: Numbers
     groups: Numbers
     member: Numbers
-    """Rows of each rendezvous, ascending."""
+    """Rows of large rendezvous, ascending."""
     fresh: Numbers
     """Rows that became ready."""
     num_fresh: Integers
@@ -62,64 +74,98 @@ def operations(graph: Graph, cap: Integers) -> Ops:
     return Ops((t.kind == Kind.COMPUTE).astype(np.uint8), t.holds_sms.astype(np.uint8), t.links, t.seconds, t.nbytes, cap)
 
 
+def lines_of(graph: Graph) -> tuple[Rows, int]:
+    """Return :func:`lay_out` for a run, which changes it; of a graph that is kept, so is the original."""
+    if graph.kept is None:
+        return lay_out(graph)
+    if "lines" not in graph.kept:
+        graph.kept["lines"] = lay_out(graph)
+    original: Rows = graph.kept["lines"][0]
+    at, groups, num_fresh = lines(len(original.at)), lines(len(original.groups)), original.num_fresh.copy()
+    at[:], groups[:] = original.at, original.groups
+    fresh = np.empty(len(at), np.int32)
+    fresh[: num_fresh[0]] = original.fresh[: num_fresh[0]]
+    return original._replace(at=at, times=at.view(np.float64), groups=groups, fresh=fresh, num_fresh=num_fresh), graph.kept["lines"][1]
+
+
 def lay_out(graph: Graph) -> tuple[Rows, int]:
     """Return the lines of a graph, and how many of its rows can be ready and not ended at one time."""
     n, num_groups = len(graph), int(graph.group.max(initial=NONE)) + 1
-    at, groups = np.zeros((n + 1, ROW_COLUMNS), np.int32), np.zeros((num_groups + 1, GROUP_COLUMNS), np.int32)
-    successor, member = np.empty(len(graph.dep_from), np.int32), np.empty(n, np.int32)
-    width = _lay_out_rows(graph.op, graph.rank, graph.group, graph.previous, at)
-    _lay_out_successors(graph.dep_from, graph.dep_to, at, successor)
-    _lay_out_groups(graph.group, groups, member)
-    return Rows(at, np.full((n, TIME_COLUMNS), NEVER), successor, groups, member, np.empty(width, np.int32), np.zeros(1, np.int64)), width
+    at, groups = lines(n), lines(num_groups)
+    first, missing = np.zeros(n + 1, np.int32), np.zeros(n, np.int32)
+    successor, fresh = np.empty(len(graph.dep_from), np.int32), np.empty(n, np.int32)
+    _sort_successors(graph.dep_from, graph.dep_to, first, missing, successor)
+    rows = Rows(at, at.view(np.float64), successor, groups, np.empty(n, np.int32), fresh, np.zeros(1, np.int64))
+    width = _fill_rows(rows, graph.op, graph.rank, graph.group, graph.previous, first, missing)
+    _fill_groups(rows, graph.group)
+    return rows, width
+
+
+def lines(number: int) -> Numbers:
+    """Return so many lines, each on one of the cache's; their contents are arbitrary."""
+    room = np.empty((number + 1) * INTEGERS, np.int32)
+    shift = -room.ctypes.data % LINE // room.itemsize
+    return room[shift : shift + number * INTEGERS].reshape(number, INTEGERS)
 
 
 @unmanaged
-def _lay_out_rows(op: Integers, rank: Integers, group: Integers, previous: Integers, at: Numbers) -> int:
-    """Fill the lines of rows (zeros before), but for the successors; return how many rows nothing follows on their stream."""
-    tails = len(previous)
+def _sort_successors(dep_from: Integers, dep_to: Integers, first: Numbers, missing: Numbers, successor: Numbers) -> None:
+    """Sort the edges by source (counting sort) and count them by target; both counts come in as zeros."""
+    for i in range(len(dep_from)):
+        first[dep_from[i]] += 1
+        missing[dep_to[i]] += 1
+    stop = 0
+    for row in range(len(first)):
+        stop += first[row]
+        first[row] = stop
+    for i in range(len(dep_from) - 1, -1, -1):
+        first[dep_from[i]] -= 1
+        successor[first[dep_from[i]]] = dep_to[i]
+
+
+@unmanaged
+def _fill_rows(rows: Rows, op: Integers, rank: Integers, group: Integers, previous: Integers, first: Numbers, missing: Numbers) -> int:
+    """Fill the lines of rows and count those of rendezvous; return how many rows nothing follows on their stream."""
+    at, times, groups, tails = rows.at, rows.times, rows.groups, len(previous)
+    for g in range(len(groups)):
+        groups[g, SIZE] = 0
     for row in range(len(previous)):
         at[row, OP], at[row, RANK], at[row, GROUP], at[row, NEXT] = op[row], rank[row], group[row], NONE
+        at[row, COUNT], at[row, FIRST] = first[row + 1] - first[row], first[row]
+        if at[row, COUNT] <= MOST_BESIDE:
+            for i in range(at[row, COUNT]):
+                at[row, BESIDE + i] = rows.successor[first[row] + i]
+        times[row, READY], times[row, START], times[row, END] = NEVER, NEVER, NEVER
         before = previous[row]
         if before >= 0:
             tails -= at[before, NEXT] == NONE
             at[before, NEXT] = row
-            at[row, MISSING] += 1
+            missing[row] += 1
+        at[row, MISSING] = missing[row]
+        if not missing[row]:
+            rows.fresh[rows.num_fresh[0]] = row
+            rows.num_fresh[0] += 1
+        if group[row] >= 0:
+            groups[group[row], SIZE] += 1
     return tails
 
 
 @unmanaged
-def _lay_out_successors(dep_from: Integers, dep_to: Integers, at: Numbers, successor: Numbers) -> None:
-    """Sort the edges by source (counting sort) and count them by target."""
-    for i in range(len(dep_from)):
-        at[dep_from[i] + 1, FIRST] += 1
-        at[dep_to[i], MISSING] += 1
-    n = len(at) - 1
-    for row in range(n):
-        at[row + 1, FIRST] += at[row, FIRST]
-    for i in range(len(dep_from)):
-        successor[at[dep_from[i], FIRST]] = dep_to[i]
-        at[dep_from[i], FIRST] += 1
-    for row in range(n, 0, -1):
-        at[row, FIRST] = at[row - 1, FIRST]
-    at[0, FIRST] = 0
-
-
-@unmanaged
-def _lay_out_groups(group: Integers, groups: Numbers, member: Numbers) -> None:
-    """Sort the rows of rendezvous by group."""
+def _fill_groups(rows: Rows, group: Integers) -> None:
+    """Sort the rows of rendezvous by group; when all are there, ``ABSENT`` counts them."""
+    groups, stop = rows.groups, 0
+    for g in range(len(groups)):
+        groups[g, ABSENT], groups[g, LACK], groups[g, PHASE], groups[g, LAST], groups[g, MEMBERS] = 0, 0, 0, NONE, stop
+        if groups[g, SIZE] > MOST_WITHIN:
+            stop += groups[g, SIZE]
     for row in range(len(group)):
-        if group[row] >= 0:
-            groups[group[row] + 1, MEMBERS] += 1
-    for g in range(len(groups) - 1):
-        groups[g, ABSENT] = groups[g + 1, MEMBERS]
-        groups[g + 1, MEMBERS] += groups[g, MEMBERS]
-    for row in range(len(group)):
-        if group[row] >= 0:
-            member[groups[group[row], MEMBERS]] = row
-            groups[group[row], MEMBERS] += 1
-    for g in range(len(groups) - 1, 0, -1):
-        groups[g, MEMBERS] = groups[g - 1, MEMBERS]
-    groups[0, MEMBERS] = 0
+        g = group[row]
+        if g >= 0:
+            if groups[g, SIZE] > MOST_WITHIN:
+                rows.member[groups[g, MEMBERS] + groups[g, ABSENT]] = row
+            else:
+                groups[g, WITHIN + groups[g, ABSENT]] = row
+            groups[g, ABSENT] += 1
 
 
 @unmanaged
@@ -130,35 +176,66 @@ def whom_rows_waited_for(group: Integers, groups: Numbers, last: Integers) -> No
 
 
 @inlined
-def first_member(rows: Rows, group: int) -> int:
-    """Return the row that names the unit of a rendezvous."""
-    return rows.member[rows.groups[group, MEMBERS]]
+def member(rows: Rows, group: int, i: int) -> int:
+    """Return one of the rows of a rendezvous; the first names its unit."""
+    groups = rows.groups
+    return groups[group, WITHIN + i] if groups[group, SIZE] <= MOST_WITHIN else rows.member[groups[group, MEMBERS] + i]
 
 
 @inlined
-def fetch_successors(rows: Rows, row: int) -> None:
-    """Have at hand what the end of a row will touch."""
-    prefetch(rows.successor, rows.at[row, FIRST])
-    following = rows.at[row, NEXT]
-    if following != NONE:
-        prefetch(rows.at, following)
-        prefetch(rows.times, following)
+def fetch_unit(rows: Rows, unit: int) -> None:
+    """Have the line at hand that names all else that the completion of a unit touches."""
+    prefetch(rows.at, unit)
+
+
+@inlined
+def fetch_around(rows: Rows, unit: int) -> None:
+    """Have at hand what the completion of a unit touches besides its own line, which has come."""
+    if rows.at[unit, GROUP] != NONE:
+        prefetch(rows.groups, rows.at[unit, GROUP])
+    else:
+        _fetch_successors(rows, unit)
+
+
+@inlined
+def fetch_members(rows: Rows, group: int) -> None:
+    """Have the rows of a rendezvous at hand, and then what waits for them."""
+    for i in range(rows.groups[group, SIZE]):
+        prefetch(rows.at, member(rows, group, i))
+    for i in range(rows.groups[group, SIZE]):
+        _fetch_successors(rows, member(rows, group, i))
+
+
+@inlined
+def _fetch_successors(rows: Rows, row: int) -> None:
+    if rows.at[row, NEXT] != NONE:
+        prefetch(rows.at, rows.at[row, NEXT])
+    if rows.at[row, COUNT] > MOST_BESIDE:
+        prefetch(rows.successor, rows.at[row, FIRST])
+    elif rows.at[row, COUNT]:
+        prefetch(rows.at, rows.at[row, BESIDE])
 
 
 @inlined
 def release_successors(rows: Rows, row: int) -> None:
     """Count a row that ended as done for those that wait for it."""
-    if rows.at[row, NEXT] != NONE:
-        _count_down(rows, rows.at[row, NEXT])
-    for i in range(rows.at[row, FIRST], rows.at[row + 1, FIRST]):
-        _count_down(rows, rows.successor[i])
+    at = rows.at
+    if at[row, NEXT] != NONE:
+        _count_down(rows, at[row, NEXT])
+    if at[row, COUNT] <= MOST_BESIDE:
+        for i in range(at[row, COUNT]):
+            _count_down(rows, at[row, BESIDE + i])
+    else:
+        for i in range(at[row, FIRST], at[row, FIRST] + at[row, COUNT]):
+            _count_down(rows, rows.successor[i])
 
 
 @inlined
 def _count_down(rows: Rows, row: int) -> None:
     rows.at[row, MISSING] -= 1
     if not rows.at[row, MISSING]:
-        prefetch(rows.groups, rows.at[row, GROUP])
+        if rows.at[row, GROUP] != NONE:
+            prefetch(rows.groups, rows.at[row, GROUP])
         rows.fresh[rows.num_fresh[0]] = row
         rows.num_fresh[0] += 1
 
