@@ -78,8 +78,9 @@ class Space:
     def candidates(self) -> Iterator[Candidate]:
         """Yield every candidate whose degrees divide what they have to.
 
-        Degrees divide the accelerators; tp also the heads, pp x vpp the layers when vpp > 1, cp the sequence into parts of at least :data:`LEAST_SHARD`, and data-parallel
-        ranks times the microbatch the global batch. What divides but does not fit or run is found out later.
+        Degrees divide the accelerators; tp also the heads, pp x vpp the layers when vpp > 1, cp the sequence into parts of at least
+        :data:`LEAST_SHARD`, and data-parallel ranks times the microbatch the global batch. What divides but does not fit or run is found
+        out later.
         """
         model, world, batch = self.workload.model, self.cluster.num_accelerators, self.workload.global_batch_size
         for tp in self._among("tp", divisors(_gcd(model.heads, model.ffn, world))):
