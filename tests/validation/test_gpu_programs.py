@@ -128,6 +128,29 @@ def test_the_passes_of_a_linear_layer_do_the_same_work() -> None:
     assert [gemm.of_pass(direction, 3, 5, 7) for direction in gemm.PASSES] == [(3, 5, 7), (3, 7, 5), (5, 7, 3)]
 
 
+def test_recomputation_stops_before_the_last_product() -> None:
+    """The checkpoint ends when backward has what it needs; validation/README.md counts on it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from validation.measure.gpu.models import SHAPES, Layer, recomputed
+
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func.overloadpacket.__name__ in ("mm", "addmm")
+            return func(*args, **(kwargs or {}))
+
+    layer = Layer(SHAPES["tiny_gpt"], device=CPU, dtype=torch.bfloat16)
+    x, found = torch.randn(2, 16, 32, dtype=torch.bfloat16, requires_grad=True), []
+    for run in (lambda: layer(x, None), lambda: recomputed(layer, x, None)):
+        y = run()
+        with Products() as products:
+            y.backward(torch.randn(2, 16, 32, dtype=torch.bfloat16))
+        found.append(products.count)
+    assert found == [8, 8 + 3]  # two for each of four products, and three of them again
+
+
 def test_readings_of_nvidia_smi() -> None:
     assert device.reading_of("1980, 693.21, 61\n") == device.Reading(1980, 693.21, 61)
     assert device.reading_of("1980, [N/A], 61") == device.Reading(1980, None, 61)

@@ -12,12 +12,17 @@ import pytest
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, Software
 from simtrain.validate.gpu_predict import ERA, GPT_OPS, GpuRow, Predictor
-from simtrain.validate.gpu_runs import CLUSTERS, GpuRuns, cluster_of, compare, memory_errors, outside_tolerance, read_gpu_runs, summary
+from simtrain.validate.gpu_runs import CLUSTERS, EXPECTED, Compared, GpuRuns, cluster_of, compare, memory_errors, outside_tolerance, read_gpu_runs, summary
 from validation import gpu_page
 
 H100 = "NVIDIA H100 80GB HBM3"
 LAYER = {"kind": "layer", "op": "layer", "model": "llama", "dtype": "bf16", "batch": "1", "seq_len": "128", "heads": "8", "kv_heads": "8", "head_dim": "64",
          "hidden": "512", "ffn": "1024", "causal": "yes", "backend": "flash", "recompute": "no", "mode": "back_to_back"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Compared]:
+    return gpu_page.measured()
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +208,25 @@ def test_options_without_effect_are_refused(options: dict[str, Any], message: st
         validate(ValidationTarget.torch, gpu=True, **options)
 
 
-def test_the_page_shows_what_the_table_gives_today() -> None:
+def _missed(device: str, kind: str) -> Any:
+    reason = "softmax, norms and Adam reach less of this device's bandwidth than copies do; validation/README.md"
+    return pytest.param(device, kind, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [_missed(d, k) if (d, k) in (("H200", "memory"), ("H200", "optimizer")) else (d, k) for d in gpu_page.DEVICES for k in EXPECTED],
+)
+def test_committed_measurements_are_not_grossly_mispredicted(device: str, kind: str, measured: dict[str, Compared]) -> None:
+    frame = measured[device].frame
+    assert not outside_tolerance(frame[frame["kind"] == kind])
+
+
+def test_the_page_shows_what_the_table_gives_today(measured: dict[str, Compared]) -> None:
     page = (gpu_page.FOLDER / "README.md").read_text()
     part = re.search(r"<!-- gpu:begin -->\n(.*)\n<!-- gpu:end -->", page, flags=re.S)
     assert part is not None
-    assert part[1] == gpu_page.body(gpu_page.measured()), "run python -m validation.gpu_page"
+    assert part[1] == gpu_page.body(measured), "run python -m validation.gpu_page"
 
 
 def test_the_era_counts_the_operations_of_the_program() -> None:
