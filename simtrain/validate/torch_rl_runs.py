@@ -47,13 +47,14 @@ def _steady(runs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
 
 
 def rl_constants(lines: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[dict[str, float], float]:
-    """Return the constants, each the slower rank's median, and the yardstick meanwhile. [s]"""
-    found: dict[str, list[float]] = {}
-    yards: list[float] = []
-    for line in (line for rank in lines for line in rank if line["kind"] == "micro"):
-        found.setdefault(line["name"], []).append(statistics.median(line["seconds"]))
-        yards.append(line["yardstick"])
-    return {name: max(values) for name, values in found.items()}, statistics.median(yards)
+    """Return the constants, each the slower rank's, and the yardstick that they hold at: medians, each time at its own yardstick. [s]"""
+    micro = [line for rank in lines for line in rank if line["kind"] == "micro"]
+    usual = statistics.median(yard for line in micro for yard in line["yardsticks"])
+    found: dict[str, float] = {}
+    for line in micro:
+        seconds = statistics.median(s * usual / yard for s, yard in zip(line["seconds"], line["yardsticks"], strict=True))
+        found[line["name"]] = max(found.get(line["name"], 0.0), seconds)
+    return found, usual
 
 
 def _rows(
