@@ -69,8 +69,10 @@ def _rows(
         middle, unit = statistics.median(values), UNITS[program]
         yield {
             "bed": "2 ranks, loopback", "ranks": 2, "rate": 0.0, "program": program, "configuration": json.dumps(dict(settings)), "unit": unit,
-            "measured": middle, "predicted": ours, "error": _error(ours, middle, unit), "noise": (max(values) - min(values)) / 2 / (1 if unit == "share" else middle or 1),
-            "repeat": repeat_noise(values) * (middle if unit == "share" else 1) if middle else 0.0, "naive": simple, "naive_error": _error(simple, middle, unit), "sent": 0.0, "sent_expected": 0.0,
+            "measured": middle, "predicted": ours, "error": _error(ours, middle, unit),
+            "noise": (max(values) - min(values)) / 2 / (1 if unit == "share" else middle or 1),
+            "repeat": repeat_noise(values) * (middle if unit == "share" else 1) if middle else 0.0,
+            "naive": simple, "naive_error": _error(simple, middle, unit), "sent": 0.0, "sent_expected": 0.0,
         }  # fmt: skip
 
 
