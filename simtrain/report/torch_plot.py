@@ -32,7 +32,7 @@ def plot_torch_runs(table: pd.DataFrame, path: str) -> None:
     colours = {bed: _COLOURS[i % len(_COLOURS)] for i, bed in enumerate(beds)}
     programs = list(dict.fromkeys(times["program"]))
     with style.styled():
-        figure, axes = plt.subplots(1, 2, figsize=(13, max(5.2, 2.2 + 0.36 * len(programs))), gridspec_kw={"width_ratios": [1, 1.1], "wspace": 0.28})
+        figure, axes = plt.subplots(1, 2, figsize=(13, max(5.4, 2.4 + 0.36 * len(programs))), gridspec_kw={"width_ratios": [1, 1.1], "wspace": 0.28})
         _scatter(axes[0], times, colours)
         _by_program(axes[1], times, programs, colours)
         marks = [
@@ -40,7 +40,7 @@ def plot_torch_runs(table: pd.DataFrame, path: str) -> None:
             Line2D([], [], marker="D", linestyle="", markerfacecolor="none", color=style.QUIET, markersize=4, label="alpha-beta, perfect overlap"),
         ]
         height = figure.get_figheight()
-        figure.subplots_adjust(left=0.08, right=0.99, top=1 - 1.3 / height, bottom=0.6 / height)
+        figure.subplots_adjust(left=0.08, right=0.99, top=1 - 1.55 / height, bottom=0.6 / height)
         handles = [*(style.patch(colours[bed], bed) for bed in beds), *marks]
         style.raise_titles(axes, [style.legend(axes[0], handles), style.legend(axes[1], marks)])
         notes = [f"{len(times):,} configurations of {len(programs)} programs", "bars: quartiles of the measurement", "grey: within 10 %"]

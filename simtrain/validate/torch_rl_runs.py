@@ -14,7 +14,7 @@ from simtrain.validate.torch_store import repeat_noise, write
 from simtrain.workload.rollouts import RolloutStream
 
 UNITS = {"rl_loop": "s", "rl_staleness": "updates", "rl_trainer_idle": "share"}
-"""Of each program's rows: seconds per sample, mean staleness, share of the trainer's time."""
+"""Of each program's rows: seconds per sample, mean staleness, share of the trainer's time. The error of a share is the difference: it may be nothing."""
 STEADY = 0.10
 """A run whose yardstick is further off than this is dropped, as with samples of other programs."""
 
@@ -47,13 +47,14 @@ def _steady(runs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
 
 
 def rl_constants(lines: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[dict[str, float], float]:
-    """Return the constants, each the slower rank's median, and the yardstick meanwhile. [s]"""
-    found: dict[str, list[float]] = {}
-    yards: list[float] = []
-    for line in (line for rank in lines for line in rank if line["kind"] == "micro"):
-        found.setdefault(line["name"], []).append(statistics.median(line["seconds"]))
-        yards.append(line["yardstick"])
-    return {name: max(values) for name, values in found.items()}, statistics.median(yards)
+    """Return the constants, each the slower rank's, and the yardstick that they hold at: medians, each time at its own yardstick. [s]"""
+    micro = [line for rank in lines for line in rank if line["kind"] == "micro"]
+    usual = statistics.median(yard for line in micro for yard in line["yardsticks"])
+    found: dict[str, float] = {}
+    for line in micro:
+        seconds = statistics.median(s * usual / yard for s, yard in zip(line["seconds"], line["yardsticks"], strict=True))
+        found[line["name"]] = max(found.get(line["name"], 0.0), seconds)
+    return found, usual
 
 
 def _rows(
@@ -65,14 +66,18 @@ def _rows(
         [run["seconds_per_sample"] for run in runs], [statistics.fmean(run["staleness"]) for run in runs], [run["idle"] for run in runs],
     )  # fmt: skip
     for program, values, ours, simple in zip(UNITS, measured, predicted, naive_rl(settings, stream, constants), strict=True):
-        middle = statistics.median(values)
+        middle, unit = statistics.median(values), UNITS[program]
         yield {
-            "bed": "2 ranks, loopback", "ranks": 2, "rate": 0.0, "program": program, "configuration": json.dumps(dict(settings)), "unit": UNITS[program],
-            "measured": middle, "predicted": ours, "error": _error(ours, middle), "noise": (max(values) - min(values)) / 2 / middle if middle else 0.0,
-            "repeat": repeat_noise(values) if middle else 0.0, "naive": simple, "naive_error": _error(simple, middle), "sent": 0.0, "sent_expected": 0.0,
+            "bed": "2 ranks, loopback", "ranks": 2, "rate": 0.0, "program": program, "configuration": json.dumps(dict(settings)), "unit": unit,
+            "measured": middle, "predicted": ours, "error": _error(ours, middle, unit),
+            "noise": (max(values) - min(values)) / 2 / (1 if unit == "share" else middle or 1),
+            "repeat": repeat_noise(values) * (middle if unit == "share" else 1) if middle else 0.0,
+            "naive": simple, "naive_error": _error(simple, middle, unit), "sent": 0.0, "sent_expected": 0.0,
         }  # fmt: skip
 
 
-def _error(predicted: float, measured: float) -> float:
-    """Return the relative error; nothing predicted where nothing is measured is right."""
+def _error(predicted: float, measured: float, unit: str) -> float:
+    """Return the relative error, of a share the difference; nothing predicted where nothing is measured is right."""
+    if unit == "share":
+        return predicted - measured
     return predicted / measured - 1 if measured else (0.0 if not predicted else math.inf)

@@ -52,8 +52,8 @@ def main() -> None:
         def say(**line: object) -> None:
             print(json.dumps(line), file=out)
 
-        for name, seconds in constants(rank, connection, task["streams"][0], task["repeats"]):
-            say(kind="micro", name=name, seconds=seconds, yardstick=yardstick.seconds())
+        for name, seconds, yards in constants(rank, connection, task["streams"][0], task["repeats"], say):
+            say(kind="micro", name=name, seconds=seconds, yardsticks=yards)
         for round_number in range(task["rounds"]):
             order = list(range(len(task["configurations"])))
             random.Random(round_number).shuffle(order)
@@ -83,27 +83,42 @@ def connect(rank: int, path: Path) -> Connection:
 # -- what is measured before ------------------------------------------------------------------------------------
 
 
-def constants(rank: int, connection: Connection, stream: dict[str, Any], repeats: int) -> Iterator[tuple[str, list[float]]]:
-    """Time one token for several batch sizes, one update for several lengths, and the broadcast, both ranks at work. [s]"""
-    job, policy = RolloutStream(**stream), Policy()
+def constants(
+    rank: int, connection: Connection, stream: dict[str, Any], repeats: int, say: Callable[..., None]
+) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Time one token for several batch sizes, one update for several lengths, and the broadcast; yield names, times and yardsticks. [s]
+
+    Each is timed alone and beside the other rank's work. Repetitions go round all of them, so that a slow phase of the machine hits one of each.
+    """
+    job, policy, yardstick = RolloutStream(**stream), Policy(), micro.Yardstick()
     batch, cap = job.batch_size, job.response.cap
-    sizes = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < batch] + [batch]
-    pair = Pair(rank, connection, job, policy)
-    for is_beside in (False, True):
-        for n in sizes:
-            yield from pair.timed(ROLLOUT, f"decode {n}", lambda n=n: _decode_times(policy, n, repeats), is_beside)
-        for length in (cap // 4, cap // 2, cap):
-            yield from pair.timed(TRAINER, f"train {length}", lambda length=length: _train_times(policy, batch, length, repeats), is_beside)
-    flat = policy.flatten()
-    times = []
-    for repeat in range(repeats + 1):
+    work: list[tuple[int, str, Callable[[], float]]] = []
+    for n in [*(n for n in (1, 2, 4, 8, 16, 32, 64) if n < batch), batch]:
+        work.append((ROLLOUT, f"decode {n}", lambda n=n: _decode_times(policy, n, 1)[0]))
+    for length in (cap // 4, cap // 2, cap):
+        work.append((TRAINER, f"train {length}", lambda length=length: _train_times(policy, batch, length, 1)[0]))
+    pair, flat = Pair(rank, connection, job, policy), policy.flatten()
+    times: dict[str, list[float]] = {}
+    yards: dict[str, list[float]] = {}
+
+    def note(name: str, seconds: float) -> None:
+        times.setdefault(name, []).append(seconds)
+        yards.setdefault(name, []).append(yardstick.seconds())
+
+    for repeat in range(repeats):
+        say(kind="alive", repeat=repeat)
+        for is_beside in (False, True):
+            for who, name, run in work:
+                seconds = pair.timed(who, run, is_beside)
+                if seconds is not None:
+                    note(f"{name} beside" if is_beside else name, seconds)
         dist.barrier()
         start = time.perf_counter()
         dist.broadcast(flat, TRAINER)
         policy.load_flat(flat)
-        if repeat:
-            times.append(time.perf_counter() - start)
-    yield "broadcast", times
+        note("broadcast", time.perf_counter() - start)
+    for name, seconds in times.items():
+        yield name, seconds, yards[name]
 
 
 @dataclass(frozen=True)
@@ -115,20 +130,20 @@ class Pair:
     job: RolloutStream
     policy: Policy
 
-    def timed(self, who: int, name: str, run: Callable[[], list[float]], is_beside: bool) -> Iterator[tuple[str, list[float]]]:
-        """Yield the times that one rank measures."""
+    def timed(self, who: int, run: Callable[[], float], is_beside: bool) -> float | None:
+        """Return the time that one rank measures, to that rank. [s]"""
         dist.barrier()
         if self.rank == who:
-            times = run()
+            seconds = run()
             self.connection.send("done")
-            yield f"{name} beside" if is_beside else name, times
-            return
+            return seconds
         while is_beside and not self.connection.poll():
             if self.rank == TRAINER:
                 _train_times(self.policy, self.job.batch_size, self.job.response.cap // 4, 0)
             else:
                 _decode_times(self.policy, self.job.batch_size, 0)
         self.connection.recv()
+        return None
 
 
 def _responses(count: int, length: int) -> list[Response]:
