@@ -32,12 +32,18 @@ def select(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
     ("H100-80GB-SXM", "bf16", 0.05, 0.07),
     ("B200-SXM", "bf16", 0.05, 0.07),
     ("H100-80GB-SXM", "fp8", 0.06, 0.075),
-    ("B200-SXM", "fp8", 0.095, 0.12),
-    ("B200-SXM", "nvfp4", 0.075, 0.12),
+    ("B200-SXM", "fp8", 0.08, 0.115),
+    ("B200-SXM", "nvfp4", 0.085, 0.125),
+    ("B300-SXM", "bf16", 0.073, 0.085),
+    ("B300-SXM", "fp8", 0.05, 0.06),
+    ("GB200", "bf16", 0.105, 0.135),
+    ("GB200", "fp8", 0.095, 0.11),
+    ("GB300", "bf16", 0.05, 0.05),
+    ("GB300", "fp8", 0.035, 0.04),
 ])  # fmt: skip
 def test_held_out_products(frame: pd.DataFrame, gpu: str, kernel: str, median: float, mean: float) -> None:
     found = select(frame, gpu=gpu, kind="gemm", kernel=kernel, role="fitted").iloc[0]
-    assert found["scored"] >= 60
+    assert found["scored"] >= 40
     assert found["median"] <= median
     assert found["mean"] <= mean
 
@@ -45,7 +51,8 @@ def test_held_out_products(frame: pd.DataFrame, gpu: str, kernel: str, median: f
 @pytest.mark.parametrize(("kernel", "gpu", "median"), [
     ("flash1", "A100-80GB-SXM4", 0.10), ("flash2", "A100-80GB-SXM4", 0.10), ("flash2", "A100-80GB-PCIe", 0.10), ("trtllm", "A100-80GB-SXM", 0.03),
     ("flash2", "H100-80GB-SXM5", 0.10), ("flash3", "H100-80GB-SXM5", 0.10), ("flash3", "H100", 0.10), ("cudnn", "H100-80GB-SXM5", 0.10),
-    ("trtllm", "H100-80GB-SXM", 0.06), ("cudnn", "B200-SXM", 0.12), ("trtllm", "B200-SXM", 0.05),
+    ("trtllm", "H100-80GB-SXM", 0.06), ("cudnn", "B200-SXM", 0.10), ("trtllm", "B200-SXM", 0.05),
+    ("trtllm", "B300-SXM", 0.05), ("trtllm", "GB200", 0.045), ("trtllm", "GB300", 0.03),
 ])  # fmt: skip
 def test_held_out_attention(frame: pd.DataFrame, kernel: str, gpu: str, median: float) -> None:
     assert select(frame, gpu=gpu, kind="attention", kernel=kernel, role="fitted").iloc[0]["median"] <= median
@@ -75,7 +82,10 @@ def test_framework_attention_without_fused_softmax_is_slower_than_the_fused_scal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("accelerator", "name"), [("a100_sxm_80gb", "ampere"), ("h100_sxm_80gb", "hopper"), ("b200_sxm_180gb", "blackwell")])
+@pytest.mark.parametrize(("accelerator", "name"), [
+    ("a100_sxm_80gb", "ampere"), ("h100_sxm_80gb", "hopper"), ("b200_sxm_180gb", "blackwell"), ("gb200", "blackwell_gb200"),
+    ("b300_sxm_288gb", "blackwell_ultra"), ("gb300", "blackwell_ultra_gb300"),
+])  # fmt: skip
 def test_the_shipped_file_is_what_the_fit_finds(measured_tables: Path, tmp_path: Path, accelerator: str, name: str) -> None:
     found = calibrate(accelerator, measured_tables / "microbench.csv", tmp_path / f"{name}.yaml")
     shipped = Kernels.load(name)

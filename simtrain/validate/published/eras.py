@@ -46,11 +46,11 @@ ERAS: tuple[Era, ...] = (
     Era("nemo_2025", "hopper", ("gemm", "gemm_8bit", "memory")),
     Era("torchtitan_2024", "hopper_500w", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown", "collective_gap")),
     Era("mlperf_2024", "hopper", ("gemm_8bit", "attention", "memory")),
-    Era("mlperf_2025", "blackwell", ("gemm_8bit", "gemm_4bit", "attention", "memory", "overlap_slowdown", "step_overhead")),
+    Era("mlperf_2025", "blackwell", ("gemm_8bit", "gemm_4bit", "memory")),
     Era("megatron_core_2026", "blackwell", (*_DENSE, "host_op_time", "collective_gap", "ops_per_collective", "optimizer_traffic")),
-    Era("megatron_bridge_2025", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "host_op_time"), (), 60),
-    Era("megatron_bridge_2026", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "host_op_time"), (), 90),
-    Era("megatron_bridge_2026_summer", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "host_op_time"), (), 60),
+    Era("megatron_bridge_2025", "blackwell", ("gemm", "gemm_8bit", "grouped", "memory"), (), 60),
+    Era("megatron_bridge_2026", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "memory"), (), 90),
+    Era("megatron_bridge_2026_summer", "blackwell", ("gemm_8bit", "gemm_4bit", "grouped", "memory"), (), 60),
 )
 """What ``simtrain calibrate published`` fits."""
 
