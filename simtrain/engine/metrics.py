@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from simtrain.graph.step import allocated_bytes
 from simtrain.graph.template import COMMUNICATION, LINK_CLASSES, Kind
 from simtrain.hardware import Cluster
 
+T = TypeVar("T")
 AXES = ("tp", "cp", "ep", "pp", "dp")
 """Order in which overlapping exposed communications are charged: the innermost axis first."""
 
@@ -173,11 +174,12 @@ class _Rows:
 
         g, trace, int32 = self.trace.graph, self.trace, np.int32
         num_ranks, kinds, streams = len(g.ranks), len(self.table.ops), len(self.table.streams)
-        following, first, beside = self._streams()
+        following, first, beside = self._once("streams", self._streams)
+        counts = self._once("counts", lambda: np.bincount(g.rank * kinds + g.op, minlength=num_ranks * kinds).reshape(num_ranks, kinds))
         category = np.where(self.table.kind == Kind.COMPOSITE, COMPOSITE, self.category)
-        counts, moved, charged = np.zeros((num_ranks, kinds), np.int64), np.zeros((num_ranks, len(AXES))), np.zeros((num_ranks, 1 + len(AXES)))
+        moved, charged = np.zeros((num_ranks, len(AXES))), np.zeros((num_ranks, 1 + len(AXES)))
         scratch = np.empty(streams, int32), np.empty(streams), np.empty(streams, np.uint8), np.zeros(COMPOSITE + 1, np.int64)
-        if charge(g.op, trace.start, trace.end, category, following, first, beside, *scratch, counts, moved, charged):
+        if charge(g.op, trace.start, trace.end, category, following, first, beside, *scratch, moved, charged):
             return False
         amounts[:, : 1 + len(AXES)] = charged
         amounts[:, _COMMUNICATION] = moved
@@ -191,14 +193,18 @@ class _Rows:
         from simtrain.engine.kernel.budget import link_streams
 
         g = self.trace.graph
-        found = g.kept.get("streams") if g.kept is not None else None
-        if found is None:
-            following, first, beside = (np.full(size, -1, np.int32) for size in (len(g), len(g.ranks), len(g)))
-            link_streams(g.rank, g.previous, following, first, beside)
-            found = following, first, beside
-            if g.kept is not None:
-                g.kept["streams"] = found
-        return found
+        following, first, beside = (np.full(size, -1, np.int32) for size in (len(g), len(g.ranks), len(g)))
+        link_streams(g.rank, g.previous, following, first, beside)
+        return following, first, beside
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        """Work something out of the columns of the graph, once for those that share them."""
+        kept = self.trace.graph.kept
+        if kept is None:
+            return make()
+        if name not in kept:
+            kept[name] = make()
+        return kept[name]
 
     def measure(self, amounts: Floats, first: int, stop: int) -> None:
         """Add up the rows of some ranks."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from simtrain.cost.model import CostModel
-from simtrain.cost.span import Span
 from simtrain.engine.composite import Composer
 from simtrain.engine.replay import Fidelity
 from simtrain.graph.columns import Columns, concatenate, in_line
@@ -67,7 +66,7 @@ class Reuse:
         self._endings = Recent[Columns](64)
         self._templates = Recent[Template](4096)
         self._flops = Recent[float](256)
-        self._spans = Recent[tuple[tuple[Spans, Span, Span], ...]](1024)
+        self._seats = Recent[Seats](1024)
 
     def costs(self, cluster: Cluster, software: Software, dtype: str, model: Transformer) -> CostModel:
         """Return the costs of these, with what they have computed so far."""
@@ -98,9 +97,9 @@ class Reuse:
         """Return a program with another behind it, whose slots follow the ``slots`` of the first."""
         return self._programs.of((Same(first), slots, Same(last)), lambda: concatenate([first, last], [slots, 0]))
 
-    def stage_spans(self, costs: CostModel, mesh: Mesh, stages: int) -> tuple[tuple[Spans, Span, Span], ...]:
-        """Return for every stage where its communicators sit, and where the pairs with the stages after and before it."""
-        return self._spans.of((Same(costs), mesh), lambda: _stage_spans(costs, mesh, stages))
+    def seats(self, costs: CostModel, mesh: Mesh, stages: int) -> Seats:
+        """Return which stages sit alike; the same object for the same costs and an equal mesh."""
+        return self._seats.of((Same(costs), mesh), lambda: _seats(costs, mesh, stages))
 
     def training_flops(self, model: Transformer, seq_len: int, is_causal: bool, window: int | None) -> float:
         """Return :meth:`simtrain.model.Transformer.training_flops`."""
@@ -117,14 +116,21 @@ def watched(system: S, reads: Reads) -> S:
     return cast("S", copy)
 
 
-Spans = tuple[Span, ...]
+class Seats(NamedTuple):
+    """By stage, the first stage that sits alike: that is a number which is quick to compare, where placements are not."""
+
+    inside: tuple[int, ...]
+    """As far as the communicators of the stage go."""
+    whole: tuple[int, ...]
+    """Also as to the pairs with the stages after and before it."""
 
 
-def _stage_spans(costs: CostModel, mesh: Mesh, stages: int) -> tuple[tuple[Spans, Span, Span], ...]:
+def _seats(costs: CostModel, mesh: Mesh, stages: int) -> Seats:
     stride = mesh.stride("pp")
     pairs = [costs.span((stage * stride, (stage + 1) % stages * stride)) for stage in range(stages)]
     own = [tuple(costs.span(mesh.block(axis, {"pp": stage})) for axis in ("tp", "cp", "dp", "dp_cp")) for stage in range(stages)]
-    return tuple((own[stage], pairs[stage], pairs[stage - 1]) for stage in range(stages))
+    whole = [(own[stage], pairs[stage], pairs[stage - 1]) for stage in range(stages)]
+    return Seats(tuple(map(own.index, own)), tuple(map(whole.index, whole)))
 
 
 _READS = "_reads"

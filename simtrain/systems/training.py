@@ -335,8 +335,8 @@ def _rank_classes(system: TransformerTraining, layout: Layout) -> list[RankClass
     pp, mesh, costs = system.pp, layout.mesh, layout.costs
     built: dict[Hashable, _StageBuilder] = {}
     stages: list[tuple[_StageBuilder, dict[str, float]]] = []
-    for index, spans in enumerate(layout.reuse.stage_spans(costs, mesh, pp)):
-        key = (index == 0, index == pp - 1, layout.layers[index], spans)
+    for index, seat in enumerate(layout.reuse.seats(costs, mesh, pp).whole):
+        key = (index == 0, index == pp - 1, layout.layers[index], seat)
         if key not in built:
             built[key] = _StageBuilder(system, layout, index)
         stages.append((built[key], built[key].memory(index)))
@@ -362,7 +362,8 @@ class _StageBuilder:
         names = {name for name, _, _ in layout.mesh.folds}
         self.has_expert_groups = "dp_experts" in names
         self.expert_copies = layout.mesh.size("dp_experts") if self.has_expert_groups else 1
-        self.spans = layout.reuse.stage_spans(self.costs, layout.mesh, system.pp)[self.index][0]
+        self.seats = layout.reuse.seats(self.costs, layout.mesh, system.pp)
+        self.seat = self.seats.inside[self.index]
         self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
 
@@ -383,7 +384,7 @@ class _StageBuilder:
         count = layout.layers[self.index][chunk]
         before = layout.before[self.index][chunk]
         kinds = tuple(system.layer_kind(self.model, before + i) for i in range(count))
-        key = (kinds, is_first, is_last, self.spans)
+        key = (kinds, is_first, is_last, self.seat)
         found = layout.recorded.get(key)
         if found is None:
             found = layout.recorded[key] = self._joined(kinds, is_first, is_last) or self._record(kinds, is_first, is_last)
@@ -419,7 +420,7 @@ class _StageBuilder:
 
     def _piece(self, name: Hashable, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
         """Record a part of a chunk, or take what was recorded where everything that it reads is the same: on another stage, or in another run."""
-        here = (name, self.spans)
+        here = (name, self.seat)
         if here not in self.layout.pieces:
             self.layout.pieces[here] = self._recorded_piece(name, record)
         return self.layout.pieces[here]
@@ -537,7 +538,7 @@ class _StageBuilder:
 
     def _template(self, what: Hashable, make: Callable[[], Template]) -> Template:
         """Return what is emitted for this stage and those that sit alike, of any run: it depends on ``what`` and on how states are sharded."""
-        key = (what, Same(self.costs), self.layout.mesh, self.spans, self.system.zero, self.system.zero_group)
+        key = (what, Same(self.seats), self.seat, self.system.zero, self.system.zero_group)  # the seats are those of one mesh and its costs
         return self.layout.reuse.template(key, make)
 
     # -- the program ------------------------------------------------------------------------------------

@@ -46,10 +46,10 @@ SHARED = Reuse()
 DEGREES = st.sampled_from([(1, 1, 1), (2, 1, 1), (2, 1, 2), (2, 2, 1), (1, 2, 2), (1, 1, 4), (1, 4, 1), (4, 1, 2), (1, 1, 8), (8, 1, 1)])
 
 
-def outcome(system: TransformerTraining, here: Any, fidelity: str, reuse: Reuse | None) -> Any:
+def outcome(system: TransformerTraining, here: Any, fidelity: str, reuse: Reuse | None, engine: str = "auto") -> Any:
     """All that a run says, or why it cannot run."""
     try:
-        run: Execution = system.simulate(JOB, here, Options(fidelity=fidelity), reuse)
+        run: Execution = system.simulate(JOB, here, Options(fidelity=fidelity, engine=engine), reuse)
     except InputError as error:
         return str(error)
     return run.metrics(here), run.memory, run.digest(), [c.memory for c in run.trace.graph.step.classes]
@@ -73,6 +73,15 @@ def test_what_was_evaluated_before_changes_nothing(
         is_sequence_parallel=is_sequence_parallel, software=SOFTWARE, **extra,
     )  # fmt: skip
     assert outcome(system, here, fidelity, SHARED) == outcome(system, here, fidelity, None)
+
+
+@pytest.mark.parametrize("fidelity", ["fair", "analytic"])
+def test_what_a_kept_graph_keeps_is_not_changed_by_a_run(fidelity: str) -> None:
+    """The compiled executor starts every graph of one shape from the same lines, whatever it costs."""
+    reuse = Reuse()
+    for _, recompute, vpp in itertools.product(range(2), ("none", "full"), (1, 2)):
+        system = MegatronLM(tp=2, pp=2, vpp=vpp, zero=1, recompute=recompute, software=SOFTWARE)
+        assert outcome(system, HERE, fidelity, reuse, "compiled") == outcome(system, HERE, fidelity, None, "simpy")
 
 
 class ByStage(MegatronLM):

@@ -3,10 +3,14 @@
 Rows of a stream run one after another, so the next edge of a rank is the earliest of its streams' next edges.
 """
 
+# pyright: reportArgumentType=false
+# Elements of arrays are plain numbers in compiled code; numpy's stubs call them arrays.
+
 from __future__ import annotations
 
 from simtrain.engine.arrays import Flags, Floats, Integers, Numbers
 from simtrain.engine.compiled import inlined, unmanaged
+from simtrain.engine.prefetch import prefetch
 
 NONE = -1
 COMPOSITE = 6
@@ -22,6 +26,15 @@ def link_streams(rank: Integers, previous: Integers, following: Numbers, first: 
         else:
             beside[row] = first[rank[row]]
             first[rank[row]] = row
+
+
+@inlined
+def _fetch(op: Integers, start: Floats, following: Numbers, row: int) -> None:
+    """Have at hand what is read of a row; one's end lies beside its start."""
+    if row != NONE:
+        prefetch(op, row)
+        prefetch(start, row)
+        prefetch(following, row)
 
 
 @inlined
@@ -50,9 +63,9 @@ def _rise(row: Numbers, edge: Floats, is_inside: Flags, s: int, streams: int) ->
 @unmanaged
 def charge(
     op: Integers, start: Floats, end: Floats, category_of: Integers, following: Numbers, first: Numbers, beside: Numbers,
-    row: Numbers, edge: Floats, is_inside: Flags, active: Integers, counts: Integers, moved: Floats, charged: Floats,
+    row: Numbers, edge: Floats, is_inside: Flags, active: Integers, moved: Floats, charged: Floats,
 ) -> bool:  # fmt: skip
-    """Add up, per rank, operations by kind, communication time by axis, and time by the first category that runs.
+    """Add up, per rank, communication time by axis, and time by the first category that runs.
 
     Parameters
     ----------
@@ -60,7 +73,7 @@ def charge(
         By operation: 0 for kernels, 1 to 5 for communication along an axis, 6 for composites, -1 for what occupies none.
     row, edge, is_inside, active
         Scratch: an entry per stream of a rank, and one per category.
-    counts, moved, charged
+    moved, charged
         Filled in; a line per rank.
 
     Returns
@@ -91,7 +104,7 @@ def charge(
                 last = now
             category = category_of[op[here]]
             if not is_inside[soonest]:
-                counts[rank, op[here]] += 1
+                _fetch(op, start, following, following[here])
                 if 0 < category < COMPOSITE:
                     moved[rank, category - 1] += end[here] - now
                 if category >= 0:
