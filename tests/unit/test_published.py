@@ -158,3 +158,14 @@ def test_fitted_files_say_on_which_kernels_and_how_well() -> None:
         software = Software.load(name)
         for kernels in software.rates:
             assert kernels in software.fit, f"software/{name}.yaml: rates without their fit"
+
+
+def test_a_step_that_makes_things_worse_is_halved_and_at_last_not_taken() -> None:
+    """All residuals are ``|x|``: from 1, a step of -3 ends at 2, half of it at 0.5; a step away from 0 never helps."""
+    rows, zeros, limits = [row(id=str(i)) for i in range(3)], np.zeros(3), [fitting.PARAMETERS["gemm"]]
+    start, bounds, belief = (np.array([1.0]), np.ones(3)), (np.array([-9.0]), np.array([9.0])), (np.array([0.0]), limits)
+    run: Any = lambda x: np.full(3, abs(x[0]))  # noqa: E731
+    point, residual = fitting._descend(run, rows, zeros, start, np.array([-3.0]), bounds, belief)  # pyright: ignore[reportPrivateUsage]
+    assert (point.tolist(), residual.tolist()) == ([-0.5], [0.5] * 3)
+    point, residual = fitting._descend(run, rows, zeros, start, np.array([2.0]), bounds, belief)  # pyright: ignore[reportPrivateUsage]
+    assert point.tolist() == [1.0]

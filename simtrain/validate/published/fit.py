@@ -79,6 +79,9 @@ HUBER = 0.12
 STEP = 0.02
 """Relative change for a derivative."""
 
+HALVINGS = 3
+"""Lengths of a Newton step that are tried."""
+
 ROUNDS = 4
 """Newton steps at most."""
 
@@ -204,14 +207,37 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
         for number in range(ROUNDS):
             slopes = np.stack([(run(point + _nudge(i, len(names))) - residual - measured) / STEP for i in range(len(names))], axis=1)
             step = _step(residual, slopes, point, prior, limits, _weights(rows, residual))
-            following = np.clip(point + step, low, high)
-            after = run(following) - measured
+            following, after = _descend(run, rows, measured, (point, residual), step, (low, high), (prior, limits))
             say(f"round {number + 1}: rms {_rms(residual):.4f} -> {_rms(after):.4f}; " + ", ".join(f"{n} {math.exp(v):.4g}" for n, v in zip(names, following)))
             moved = float(np.abs(following - point).max())
             point, residual = following, after
             if moved < 0.01:
                 break
     return _summary(rows, names, point, residual, slopes, prior, limits, low, high)
+
+
+def _descend(
+    run: Callable[[Array], Array], rows: Sequence[PublishedRow], measured: Array, here: tuple[Array, Array], step: Array, bounds: tuple[Array, Array],
+    belief: tuple[Array, Sequence[Parameter]],
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return the point after a step and its residuals; a step that makes the objective worse is halved, and at last not taken."""
+    point, residual = here
+    best = _objective(rows, residual, point, *belief)
+    for _ in range(HALVINGS):
+        following = np.clip(point + step, *bounds)
+        after = run(following) - measured
+        if _objective(rows, after, following, *belief) <= best:
+            return following, after
+        step = step / 2
+    return point, residual
+
+
+def _objective(rows: Sequence[PublishedRow], residual: Array, point: Array, prior: Array, limits: Sequence[Parameter]) -> float:
+    """Return the sum of damped squares and of how far the parameters strayed; a row that cannot be simulated counts as one far off."""
+    size = np.abs(np.nan_to_num(residual, nan=1.0))
+    damped = np.where(size <= HUBER, size**2, HUBER * (2 * size - HUBER))
+    spread = np.array([p.spread for p in limits])
+    return float((_alike(rows) * damped).sum() / NOISE**2 + (((point - prior) / spread) ** 2).sum())
 
 
 def _nudge(index: int, size: int) -> Array:
@@ -225,13 +251,17 @@ def _rms(residual: Array) -> float:
 
 def _weights(rows: Sequence[PublishedRow], residual: Array) -> Array:
     """Return the weight of each row: sources alike, large residuals damped, none where nothing is predicted."""
+    size = np.abs(np.nan_to_num(residual, nan=np.inf))
+    return np.where(np.isfinite(size), _alike(rows) * np.minimum(1.0, HUBER / np.maximum(size, 1e-12)), 0.0)
+
+
+def _alike(rows: Sequence[PublishedRow]) -> Array:
+    """Return weights by which sources count alike."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.source] = counts.get(row.source, 0) + 1
     mean = len(rows) / len(counts)
-    alike = np.array([min(4.0, mean / counts[row.source]) for row in rows])
-    size = np.abs(np.nan_to_num(residual, nan=np.inf))
-    return np.where(np.isfinite(size), alike * np.minimum(1.0, HUBER / np.maximum(size, 1e-12)), 0.0)
+    return np.array([min(4.0, mean / counts[row.source]) for row in rows])
 
 
 def _step(residual: Array, slopes: Array, point: Array, prior: Array, limits: Sequence[Parameter], weights: Array) -> Array:
