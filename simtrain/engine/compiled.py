@@ -40,8 +40,8 @@ def called(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile a small function that allocates nothing into each of its callers."""
-    return _njit(function, _nrt=False, forceinline=True)
+    """Compile a small function that allocates nothing into each of its callers; it is kept on disk with them, see :func:`called`."""
+    return _njit(function, cache=False, _nrt=False, forceinline=True)
 
 
 def entry(sources: Iterable[str | Path]) -> Callable[[Function], Function]:
