@@ -31,9 +31,17 @@ def unmanaged(function: Function) -> Function:
     return _njit(function, _nrt=False)
 
 
+def called(function: Function) -> Function:
+    """Compile a function that allocates nothing, for compiled ones alone: it is kept on disk with them.
+
+    Kept by itself it would be found there after a change of another file whose functions are inlined into it.
+    """
+    return _njit(function, cache=False, _nrt=False)
+
+
 def inlined(function: Function) -> Function:
-    """Compile a small function that allocates nothing into each of its callers."""
-    return _njit(function, _nrt=False, forceinline=True)
+    """Compile a small function that allocates nothing into each of its callers; it is kept on disk with them, see :func:`called`."""
+    return _njit(function, cache=False, _nrt=False, forceinline=True)
 
 
 def entry(sources: Iterable[str | Path]) -> Callable[[Function], Function]:
@@ -74,6 +82,6 @@ def is_cached(dispatcher: Any) -> bool:
 def _njit(function: Function, **options: bool) -> Function:
     compile_function: Any = njit
     try:
-        return compile_function(cache=True, error_model="numpy", **options)(function)
+        return compile_function(error_model="numpy", **{"cache": True, **options})(function)
     except RuntimeError:  # neither this folder nor the user's cache can be written: every process compiles for itself
         return compile_function(error_model="numpy", **options)(function)

@@ -14,7 +14,7 @@ from simtrain.engine.replay import Fidelity, deadlock, replay
 from simtrain.engine.trace import Trace
 from simtrain.errors import SimtrainError
 from simtrain.graph.graph import Graph
-from simtrain.graph.template import LINK_CLASSES, Link
+from simtrain.graph.template import LINK_CLASSES, ROOT_CLASSES
 from simtrain.hardware import Cluster
 
 if TYPE_CHECKING:
@@ -24,10 +24,9 @@ SMALL_GRAPH = 50_000
 """Rows below which SimPy is done before numba is imported."""
 MEDIUM_GRAPH = 500_000
 """Rows below which SimPy is done before the kernel is compiled."""
-ROOTS = Link.ROOT_OUT | Link.ROOT_IN
 LARGEST_RATE = 2**62
 """Rates must stay below it; the kernel's integers have 64 bits. [rate units]"""
-MOST_ROWS = 2**31 // len(LINK_CLASSES)
+MOST_ROWS = 2**31 // (len(LINK_CLASSES) + len(ROOT_CLASSES))
 """The kernel numbers rows and their links with 32 bits."""
 
 
@@ -60,7 +59,7 @@ def replay_compiled(graph: Graph, cluster: Cluster, *, fidelity: Fidelity = "fai
     """Execute a graph; parameters, result and errors are those of :func:`simtrain.engine.replay.replay`.
 
     Rows of a rendezvous must be communication, and ``previous`` a row of the same rank. A graph whose rates do not fit 64 bits
-    (4 TB/s per link), or whose transfers share PCIe roots, is executed by SimPy, and the trace says so.
+    (4 TB/s per link) is executed by SimPy, and the trace says so.
 
     Raises
     ------
@@ -69,10 +68,9 @@ def replay_compiled(graph: Graph, cluster: Cluster, *, fidelity: Fidelity = "fai
     """
     links = link_table(graph, cluster)
     caps = [to_rate(r) if r else 0 for r in graph.table.rate.tolist()]
-    crosses_roots = bool((graph.table.links & int(ROOTS)).any())  # the kernel knows ports and cards
-    if crosses_roots or max([*links.capacity, *caps], default=0) >= LARGEST_RATE:
+    if max([*links.capacity, *caps], default=0) >= LARGEST_RATE:
         return replay(graph, cluster, fidelity=fidelity, slowdown=slowdown)
-    if max(len(graph), len(graph.dep_from) // len(LINK_CLASSES)) >= MOST_ROWS:
+    if max(len(graph), len(graph.dep_from) // (len(LINK_CLASSES) + len(ROOT_CLASSES))) >= MOST_ROWS:
         raise SimtrainError(f"the compiled executor takes at most {MOST_ROWS:,} rows, the graph has {len(graph):,}; fold more axes, or use --engine simpy")
     if not is_kernel_cached():
         print("simtrain: compiling the replay kernel, once on this machine: some 20 s", file=sys.stderr, flush=True)

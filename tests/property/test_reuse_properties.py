@@ -46,7 +46,7 @@ SHARED = Reuse()
 DEGREES = st.sampled_from([(1, 1, 1), (2, 1, 1), (2, 1, 2), (2, 2, 1), (1, 2, 2), (1, 1, 4), (1, 4, 1), (4, 1, 2), (1, 1, 8), (8, 1, 1)])
 
 
-def outcome(system: TransformerTraining, here: Any, fidelity: str, reuse: Reuse | None, engine: str = "auto") -> Any:
+def outcome(system: TransformerTraining, here: Any, fidelity: str, reuse: Reuse | None, engine: Any = "auto") -> Any:
     """All that a run says, or why it cannot run."""
     try:
         run: Execution = system.simulate(JOB, here, Options(fidelity=fidelity, engine=engine), reuse)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import simtrain
 from simtrain.cost.collective import Transfer, collective, crosses_root
 from simtrain.cost.span import Span
+from simtrain.engine.compiled_replay import replay_compiled
 from simtrain.engine.links import root_of
 from simtrain.engine.replay import replay
 from simtrain.graph.graph import assemble
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Program
 from simtrain.graph.step import Do, RankClass, Step
+from simtrain.graph.template import Link
 from simtrain.hardware import Cluster
+from tests.bench.random_graphs import random_graph
 from tests.tiny import rows
 
 A, B = Cluster.load("fsmoe_a"), Cluster.load("fsmoe_b")
@@ -74,11 +78,30 @@ def test_copies_through_host_memory_share_it_evenly() -> None:
     assert ends["t1"] == pytest.approx(ends["t0"] + rest / outside.rate, rel=1e-5)
 
 
-def test_the_compiled_executor_leaves_roots_to_simpy() -> None:
+def test_the_compiled_executor_shares_roots_alike_in_a_step() -> None:
     settings = {"tp": 8, "cluster.num_nodes": 4}
     simpy, compiled = (simtrain.run("moe/fsmoe", "gpt_moe_tiny", "fsmoe_a", settings=settings, engine=engine).trace for engine in ("simpy", "compiled"))
-    assert compiled.engine == "simpy"
+    assert compiled.engine == "compiled"
     assert compiled.digest() == simpy.digest()
+
+
+@pytest.mark.parametrize("place", ["fsmoe_a", "fsmoe_b"])
+@pytest.mark.parametrize("fidelity", ["fair", "analytic"])
+def test_the_compiled_executor_shares_roots_alike_in_random_graphs(place: str, fidelity: Any) -> None:
+    """Peer copies cross a root each way, NIC traffic the way it goes; ranks of a root share it, with the weights of the testbed."""
+    node, is_shared = Cluster.load(place), 0
+    for seed in range(40):
+        graph = random_graph(200, (4, 8, 16)[seed % 3], seed, is_wild=seed % 2 == 0)
+        links = graph.table.links
+        for outward, root in ((Link.SCALE_UP_OUT | Link.NIC_OUT, Link.ROOT_OUT), (Link.SCALE_UP_IN | Link.NIC_IN, Link.ROOT_IN)):
+            links[(links & int(outward)) != 0] |= int(root)
+        one, two = replay(graph, node, fidelity=fidelity, slowdown=0.2), replay_compiled(graph, node, fidelity=fidelity, slowdown=0.2)
+        assert two.engine == "compiled"
+        for name in ("ready", "start", "end", "last"):
+            np.testing.assert_array_equal(getattr(two, name), getattr(one, name), err_msg=f"{seed} {name}", strict=True)
+        links &= ~int(Link.ROOT_OUT | Link.ROOT_IN)
+        is_shared += replay(graph, node, fidelity=fidelity, slowdown=0.2).makespan < one.makespan
+    assert (is_shared > 20) == (fidelity == "fair")
 
 
 def test_rings_and_grouped_sends_may_differ_between_nodes() -> None:

@@ -5,6 +5,7 @@ not yet ended: the number of streams bounds all that is in flight (heap, queues 
 
 A *unit* is a row on its own, or all rows of a rendezvous, named by its first row; a *place* is where it is kept while in flight.
 
-At ten million rows the time goes into waiting for memory. What one event touches of a row, group, link or transfer therefore
-lies side by side: arrays of two dimensions have a line for each of these, and names for their columns.
+At ten million rows half of the time goes into waiting for memory. What one event touches of a row, group, link or transfer therefore
+lies side by side: arrays of two dimensions have a line for each of these, and names for their columns; those of rows and groups are
+lines of the processor's cache (docs/decisions/0017).
 """

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simtrain.engine.arrays import Floats, Integers, Numbers
-from simtrain.engine.compiled import inlined, unmanaged
+from simtrain.engine.compiled import called, inlined
 from simtrain.engine.kernel.rows import MISSING, NEVER, Rows, fetch_around, fetch_unit, lines, sort
 
 ROOT, FIRST_CHILD, PADDING = 3, 4, 4
@@ -154,7 +154,7 @@ def _move(agenda: Agenda, source: Any, target: Any) -> None:
     agenda.entry[FOUR * target + THREE] = agenda.entry[FOUR * source + THREE]
 
 
-@unmanaged
+@called
 def _purge(agenda: Agenda) -> None:
     """Drop entries that no longer count, and repeated ones; at most one for each unit in flight is left."""
     time, entry, due, stop = agenda.time, agenda.entry, agenda.due, ROOT

@@ -9,7 +9,7 @@ The rule is that of :func:`simtrain.engine.fairshare.progressive_filling`; the t
 from __future__ import annotations
 
 from simtrain.engine.arrays import Floats
-from simtrain.engine.compiled import inlined, unmanaged
+from simtrain.engine.compiled import called, inlined
 from simtrain.engine.fairshare import RATE_UNIT
 from simtrain.engine.kernel.agenda import Agenda
 from simtrain.engine.kernel.network import (
@@ -40,7 +40,7 @@ from simtrain.engine.kernel.work import re_anchor
 HIGHEST = 2**63 - 1
 
 
-@unmanaged
+@called
 def resolve(network: Network, work: Floats, agenda: Agenda, now: float) -> None:
     """Solve where something changed, and re-anchor the transfers whose rate is new."""
     num_flows, num_links = _component(network)

@@ -14,10 +14,9 @@ import numpy as np
 
 from simtrain.engine.arrays import Integers, Numbers
 from simtrain.engine.compiled import inlined
-from simtrain.engine.kernel.queues import CLASSES
 from simtrain.engine.kernel.rows import NONE, OP, RANK, SIZE, Ops, Rows, member
-from simtrain.engine.links import LinkTable
-from simtrain.graph.template import LINK_CLASSES
+from simtrain.engine.links import NIC, LinkTable
+from simtrain.graph.template import LINK_CLASSES, ROOT_CLASSES
 
 CAPACITY, DEMAND_HIGH, DEMAND_LOW, ON_LINK, IS_DIRTY, SEEN_LINK, LEFT_OVER, WAITING, LINK_COLUMNS = range(9)
 """Columns of :attr:`Network.links`: capacity; what its transfers would take alone, in two limbs because it may exceed 64 bits; its first arc;
@@ -26,8 +25,11 @@ RATE, CAP, OF_FLOW, SEEN_FLOW, NEW_RATE, FLOW_COLUMNS = range(6)
 """Columns of :attr:`Network.flows`: rate of each row now, and when alone; its first arc; for the solver: the solution that met it last, its new rate."""
 LINK, FLOW, WEIGHT, NEXT_OF_FLOW, AFTER, BEFORE, ARC_COLUMNS = range(7)
 """Columns of :attr:`Network.arcs`: its link, its transfer, rows of the transfer on the link; next arc of the transfer; neighbours on the link."""
-DIRTY, FREE, EPOCH, NUM_COUNTS = range(4)
-"""Places in :attr:`Network.counts`: number of dirty links, first free arc, number of solutions."""
+DIRTY, FREE, EPOCH, NIC_WEIGHT, NUM_COUNTS = range(5)
+"""Places in :attr:`Network.counts`: number of dirty links, first free arc, number of solutions, how often NIC traffic counts on a PCIe root."""
+CLASSES, NUM_PORTS = len(LINK_CLASSES) + len(ROOT_CLASSES), len(LINK_CLASSES)
+"""Links of a rank, and how many of them are ports and cards, the first ones."""
+OVER_NIC = int(NIC)
 LIMB = 31
 LOW = 2**LIMB - 1
 
@@ -54,9 +56,11 @@ def empty_network(table: LinkTable, width: int) -> Network:
     links, arcs = np.zeros((num, LINK_COLUMNS), np.int64), np.zeros((width * CLASSES, ARC_COLUMNS), np.int32)
     links[:, CAPACITY], links[:, ON_LINK] = table.capacity, NONE
     arcs[:, NEXT_OF_FLOW] = np.arange(1, len(arcs) + 1)
-    of_rank = np.array([own[int(c)] for own in table.of_rank for c in LINK_CLASSES], np.int32)
+    of_rank = np.array([own.get(int(c), NONE) for own in table.of_rank for c in (*LINK_CLASSES, *ROOT_CLASSES)], np.int32)
+    counts = np.zeros(NUM_COUNTS, np.int64)
+    counts[NIC_WEIGHT] = table.nic_weight
     return Network(
-        of_rank, links, np.zeros((width, FLOW_COLUMNS), np.int64), arcs, np.empty(num, np.int32), np.zeros(NUM_COUNTS, np.int64),
+        of_rank, links, np.zeros((width, FLOW_COLUMNS), np.int64), arcs, np.empty(num, np.int32), counts,
         np.empty(width, np.int32), np.empty(num, np.int32), np.empty(width, np.int32),
     )  # fmt: skip
 
@@ -79,7 +83,8 @@ def add_flow(network: Network, rows: Rows, ops: Ops, flow: int, group: int, cap:
         classes, first = ops.links[rows.at[row, OP]], rows.at[row, RANK] * CLASSES
         for k in range(CLASSES):
             if classes >> k & 1:
-                _add_arc(network, flow, network.of_rank[first + k])
+                times = network.counts[NIC_WEIGHT] if k >= NUM_PORTS and classes & OVER_NIC else 1
+                _add_arc(network, flow, network.of_rank[first + k], times)
     is_contended = False
     arc = flows[flow, OF_FLOW]
     while arc != NONE:
@@ -131,15 +136,15 @@ def _mark_dirty(network: Network, link: int) -> None:
 
 
 @inlined
-def _add_arc(network: Network, flow: int, link: int) -> None:
+def _add_arc(network: Network, flow: int, link: int, times: int) -> None:
     links, flows, arcs, counts = network.links, network.flows, network.arcs, network.counts
     head = links[link, ON_LINK]
     if head != NONE and arcs[head, FLOW] == flow:
-        arcs[head, WEIGHT] += 1
+        arcs[head, WEIGHT] += times
         return
     arc = counts[FREE]
     counts[FREE] = arcs[arc, NEXT_OF_FLOW]
-    arcs[arc, LINK], arcs[arc, FLOW], arcs[arc, WEIGHT] = link, flow, 1
+    arcs[arc, LINK], arcs[arc, FLOW], arcs[arc, WEIGHT] = link, flow, times
     arcs[arc, NEXT_OF_FLOW], arcs[arc, AFTER], arcs[arc, BEFORE] = flows[flow, OF_FLOW], head, NONE
     flows[flow, OF_FLOW] = arc
     if head != NONE:

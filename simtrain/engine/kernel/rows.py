@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simtrain.engine.arrays import Flags, Floats, Integers, Numbers
-from simtrain.engine.compiled import inlined, unmanaged
+from simtrain.engine.compiled import called, inlined, unmanaged
 from simtrain.engine.prefetch import prefetch
 from simtrain.graph.graph import Graph
 from simtrain.graph.template import Kind
@@ -240,7 +240,7 @@ def _count_down(rows: Rows, row: int) -> None:
         rows.num_fresh[0] += 1
 
 
-@unmanaged
+@called
 def sort(items: Numbers, size: int) -> None:
     """Shellsort: in place, and one pass over what is sorted already, as rows that become ready mostly are."""
     is_sorted = True

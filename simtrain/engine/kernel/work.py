@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simtrain.engine.arrays import Floats, Integers, Numbers
-from simtrain.engine.compiled import inlined, unmanaged
+from simtrain.engine.compiled import called, inlined
 from simtrain.engine.kernel.agenda import Agenda, complete_at
 from simtrain.engine.kernel.rows import NONE
 from simtrain.graph.grid import GRID
@@ -90,7 +90,7 @@ def end_compute(slowing: Slowing, place: int, rank: int) -> None:
         chain[after, BEFORE] = before
 
 
-@unmanaged
+@called
 def slow_compute(slowing: Slowing, work: Floats, agenda: Agenda, compute_rate: float, now: float) -> None:
     """Change the rate of kernels where the first communication began to hold SMs, or the last one ended."""
     ranks = slowing.ranks
