@@ -69,7 +69,7 @@ def _kernels(table: Path, as_json: Path | None, plot: Path | None) -> None:
     rows = predict_rows(read_kernel_table(table))
     if "ok" not in rows["status"].tolist():
         reasons = "; ".join(f"{count} of {kind}: {reason}" for kind, reason, count in refusals(rows)[:3]) or "it is empty"
-        raise InputError(f"{table}: holds no row that can be compared ({reasons}); give kernels, collectives or copies of shipped accelerators")
+        raise InputError(f"{table}: holds no row that can be compared ({reasons}); give rows of kernels, collectives or copies on shipped accelerators")
     groups, targets = groups_of(rows), targets_of(rows)
     print_kernels(groups, scored_collectives(rows), targets, refusals(rows))
     if as_json:
