@@ -15,13 +15,29 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def accuracy_rows(name: str, comparison: Comparison) -> list[str]:
-    """Return one row per metric that the paper of a system publishes: values compared, mean and worst error."""
+    """Return one row per metric that the paper of a system publishes: values compared, mean and worst error.
+
+    Where the paper's claim is the ratio to the baseline, ratios are compared; values of either would say how alike the set-ups are.
+    """
+    ratios = {claim.metric for claim in registry.find(name).claims if claim.is_ratio}
     rows: list[str] = []
     for metric in comparison.published_metrics:
-        errors = [abs(e) for row in comparison.rows if (e := row.error(metric)) is not None and math.isfinite(e)]
+        found = _ratio_errors(comparison, metric) if metric in ratios else [row.error(metric) for row in comparison.rows]
+        errors = [abs(e) for e in found if e is not None and math.isfinite(e)]
         if errors:
-            rows.append(f"| `{name}` | {metric} | {len(errors)} | {sum(errors) / len(errors):.1%} | {max(errors):.1%} |")
+            shown = f"{metric}, over the baseline's" if metric in ratios else metric
+            rows.append(f"| `{name}` | {shown} | {len(errors)} | {sum(errors) / len(errors):.1%} | {max(errors):.1%} |")
     return rows
+
+
+def _ratio_errors(comparison: Comparison, metric: str) -> list[float | None]:
+    """Return predicted over published ratio of system to baseline, minus one, of every case that has both."""
+    cases: dict[str, dict[bool, float]] = {}
+    for row in comparison.rows:
+        error = row.error(metric)
+        if error is not None:
+            cases.setdefault(row.case, {})[row.is_baseline] = 1 + error
+    return [pair[False] / pair[True] - 1 for pair in cases.values() if len(pair) == 2]
 
 
 def replace(text: str, marker: str, body: str) -> str:

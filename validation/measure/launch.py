@@ -30,6 +30,9 @@ _AFTERMATH = 0.5
 """Within this, the peers of a rank that died end too, some of them before it is noticed. [s]"""
 _PRECEDENCE = -15
 """Niceness of a rank's session."""
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
+"""Keeps freed memory in the process (glibc): a rank that gets fresh pages for every large tensor takes up to twice as long, and whether it does
+depends on what ran before."""
 _FOLDER = "simtrain-ranks-"
 """Start of the name of a run's temporary folder; the number of its owner follows."""
 TURNS = REGISTRY / "turn"
@@ -140,6 +143,7 @@ def _start(module: str, number: int, size: int, folder: Path, network: Network |
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "RANK": str(number), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0" if network else "lo",
         "SIMTRAIN_TASK": str(folder / "task.json"), "SIMTRAIN_RESULTS": str(folder / f"rank{number}.jsonl"), "SIMTRAIN_STORE": str(folder / "store"),
+        **_MEMORY,
     }  # fmt: skip
     with open(folder / f"rank{number}.err", "wb") as errors:
         process = subprocess.Popen(command, env=environment, stdout=errors, stderr=errors, start_new_session=True)

@@ -65,7 +65,5 @@ class SlowRank(Program):
         for _ in range(LAYERS):
             for _ in range(self.repeats):
                 r.compute("layer", seconds["layer"])
-            handles.append(r.collective("all_reduce", NBYTES, async_op=True))
-            if self.settings["is_synchronous"]:
-                r.wait(handles.pop())
+            handles.append(r.collective("all_reduce", NBYTES, async_op=not self.settings["is_synchronous"]))
         r.wait(*handles)

@@ -100,7 +100,7 @@ class Zero3(Program):
         ahead, nbytes = self.settings["is_prefetched"], COUNT * 4
         for is_backward in (False, True):
             gathers = not is_backward or self.settings["is_resharded"]
-            gathered = r.collective("all_gather", nbytes, async_op=True) if gathers else None
+            gathered = r.collective("all_gather", nbytes) if gathers else None  # nothing is computed beside the first
             scattered: list[int | None] = []
             for place in range(LAYERS):
                 r.wait(gathered)
@@ -111,9 +111,7 @@ class Zero3(Program):
                     r.compute("zero", seconds["zero"])
                 r.compute("backward" if is_backward else "forward", seconds["backward" if is_backward else "forward"])
                 if is_backward:
-                    scattered.append(r.collective("reduce_scatter", nbytes, async_op=True))
-                    if not ahead:
-                        r.wait(scattered.pop())
+                    scattered.append(r.collective("reduce_scatter", nbytes, async_op=ahead))
                 if not ahead and is_more:
-                    gathered = r.collective("all_gather", nbytes, async_op=True)
+                    gathered = r.collective("all_gather", nbytes)
             r.wait(*scattered)
