@@ -62,7 +62,8 @@ class Checkpoint(Program):
 
     def blocks(self) -> dict[str, Block]:
         return self.layers[0].block(self.x) | {
-            "zero": Block(self.layers[0].zero_gradients), "copy": Block(lambda: self.copy.copy_(self.state)), "write": Block(self.write, is_compute=False), "write core": Block(self.write),
+            "zero": Block(self.layers[0].zero_gradients), "copy": Block(lambda: self.copy.copy_(self.state)),
+            "write": Block(self.write, is_compute=False), "write core": Block(self.write),
         }  # fmt: skip
 
     def twin(self, r: RankProgram, seconds: Mapping[str, float]) -> None:
