@@ -14,7 +14,7 @@ def describe() -> dict[str, str | int]:
     return {
         "processor": _first("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
         "congestion_control": _text("/proc/sys/net/ipv4/tcp_congestion_control"),
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
