@@ -27,23 +27,29 @@ def select(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
     return frame
 
 
+WORSE_THAN_TRANSFERRED = pytest.mark.xfail(
+    reason="8.8 % on the held-out fifth of curves fitted to this device; the curves of B200 were within 8.5 % of all its rows", strict=True
+)
+
+
 @pytest.mark.parametrize(("gpu", "kernel", "median", "mean"), [
     ("A100-80GB-SXM", "bf16", 0.05, 0.06),
     ("H100-80GB-SXM", "bf16", 0.05, 0.07),
     ("B200-SXM", "bf16", 0.05, 0.07),
     ("H100-80GB-SXM", "fp8", 0.06, 0.075),
     ("B200-SXM", "fp8", 0.08, 0.115),
-    ("B200-SXM", "nvfp4", 0.085, 0.125),
+    ("B200-SXM", "nvfp4", 0.075, 0.12),
     ("B300-SXM", "bf16", 0.073, 0.085),
     ("B300-SXM", "fp8", 0.05, 0.06),
-    ("GB200", "bf16", 0.105, 0.135),
-    ("GB200", "fp8", 0.095, 0.11),
+    ("GB200", "bf16", 0.095, 0.135),
+    ("GB200", "fp8", 0.085, 0.11),
+    pytest.param("GB200", "nvfp4", 0.085, 0.12, marks=WORSE_THAN_TRANSFERRED),
     ("GB300", "bf16", 0.05, 0.05),
     ("GB300", "fp8", 0.035, 0.04),
 ])  # fmt: skip
 def test_held_out_products(frame: pd.DataFrame, gpu: str, kernel: str, median: float, mean: float) -> None:
     found = select(frame, gpu=gpu, kind="gemm", kernel=kernel, role="fitted").iloc[0]
-    assert found["scored"] >= 40
+    assert found["scored"] >= (60 if found["rows"] > 300 else 40)  # a fifth of 496 rows, or of 248
     assert found["median"] <= median
     assert found["mean"] <= mean
 
