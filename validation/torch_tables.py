@@ -12,6 +12,7 @@ import statistics
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from validation.readme_tables import replace
@@ -53,12 +54,12 @@ def _groups(title: str, key: str, rows: list[dict[str, Any]]) -> str:
     lines = [f"| {title} | configurations | median error | p90 | worst | repeat noise, median | naive model, median |", "|---|---|---|---|---|---|---|"]
     for value in dict.fromkeys(row[key] for row in rows):
         group = [row for row in rows if row[key] == value]
-        errors = sorted(abs(row["error"]) for row in group)
+        errors = [abs(row["error"]) for row in group]
         repeats = [row["repeat"] for row in group if math.isfinite(row["repeat"])]
         noise = f"{statistics.median(repeats):.1%}" if repeats else "-"
         naive = statistics.median(abs(row["naive_error"]) for row in group)
         worst = max(group, key=lambda row: abs(row["error"]))["error"]
-        p90 = errors[int(0.9 * (len(errors) - 1))]
+        p90 = np.quantile(errors, 0.9)
         lines.append(f"| {value} | {len(group)} | {statistics.median(errors):.1%} | {p90:.1%} | {worst:+.1%} | {noise} | {naive:.1%} |")
     return "\n".join(lines)
 

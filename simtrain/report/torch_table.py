@@ -6,6 +6,8 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from simtrain.report.terminal import escaped, new_console, new_table
 
 if TYPE_CHECKING:
@@ -66,9 +68,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
     """Return median and 90th percentile of the errors of the simulator and of the naive model, and the median noise of a repetition."""
     parts: list[str] = []
     for name, key in (("error", "error"), ("naive model", "naive_error"), ("repeat", "repeat")):
-        errors = sorted(abs(row[key]) for row in rows if math.isfinite(row[key]))
+        errors = [abs(row[key]) for row in rows if math.isfinite(row[key])]
         if errors:
-            parts.append(f"{name} median {statistics.median(errors):.1%}, p90 {errors[int(0.9 * (len(errors) - 1))]:.1%}")
+            parts.append(f"{name} median {statistics.median(errors):.1%}, p90 {np.quantile(errors, 0.9):.1%}")
     return "; ".join(parts)
 
 

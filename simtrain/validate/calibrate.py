@@ -12,6 +12,7 @@ References
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import tempfile
@@ -30,9 +31,6 @@ from simtrain.errors import InputError
 from simtrain.hardware.accelerator import Accelerator, AttentionCurve, GemmCurve, Kernels, MemoryCurve
 from simtrain.validate.intervals import linearised, of_mean
 from simtrain.validate.tables import DEVICES, AttentionRow, GemmRow, KernelTable, MemoryRow, Row, read_kernel_table
-
-DATE = "2026-11-24"
-"""Of the shipped fits."""
 
 CHECK_ONLY = frozenset({"simumax-system", "azure-nd", "ml-engineering-mamf"})
 """Sources of matrix products that are not fitted: one node at its own clocks, bare kernels in thermal steady state, and best of many. They check."""
@@ -513,7 +511,7 @@ class _Calibration:
         self.found = [fitted for fitted in self.found if fitted.part != part] + [Fitted(part, len(rows), len(held_out), errors)]
         sources = ", ".join(sorted({row.source for row in rows}))
         which = f"{len(held_out)} held out" if held_out else "too few to score held-out ones; on all"
-        self.fit[part] = f"{len(rows)} rows of {sources}; {which}: {errors.text}; {DATE}"
+        self.fit[part] = f"{len(rows)} rows of {sources}; {which}: {errors.text}; {datetime.date.today()}"
 
 
 def device_like(gpu: str, chip: Accelerator) -> Accelerator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,6 @@ from simtrain.hardware.node import Node
 from simtrain.validate.collectives import FABRICS, NOMINAL, PARAMETERS, Measurement, ScaleUpFit, fit_scale_up, predict, predicted_by, relative_weights
 from simtrain.validate.intervals import Array, linearised
 from simtrain.validate.tables import read_kernel_table
-
-DATE = "2026-11-24"
-"""Of the shipped fits."""
 
 FABRIC_OF_NODE = {"dgx_a100": "NVSwitch A100", "dgx_h100": "NVSwitch H100", "dgx_b200": "NVSwitch B200", "gb200_nvl72": "NVSwitch B200"}
 """Nodes whose fabric can be fitted; nodes of one fabric share its parameters."""
@@ -96,7 +94,7 @@ def _line(fit: ScaleUpFit, rows: Sequence[Measurement], node: str) -> str:
     errors = np.array([predict(row, fitted) / row.seconds - 1 for row in held_out])
     size, sources = np.abs(errors), ", ".join(sorted({row.source for row in rows}))
     found = f"median {np.median(size):.1%}, mean {size.mean():.1%}, p90 {np.quantile(size, 0.9):.1%}, bias {np.median(errors):+.1%}"
-    return f"{len(rows)} rows of {sources}; {len(held_out)} held out: {found}; {DATE}"
+    return f"{len(rows)} rows of {sources}; {len(held_out)} held out: {found}; {datetime.date.today()}"
 
 
 def _by_part(intervals: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, list[float]]]:

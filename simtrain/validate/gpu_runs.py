@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
+
 from simtrain.errors import InputError, SimtrainError, UnsupportedError
 from simtrain.hardware import Cluster
 from simtrain.spec import data_root
@@ -259,10 +261,10 @@ def memory_errors(frame: pd.DataFrame) -> list[float]:
 def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
     errors = [row["error"] for row in rows if _known(row["error"])]
     noise = [row["noise"] for row in rows if _known(row["noise"])]
-    sizes = sorted(map(abs, errors))
+    sizes = [abs(e) for e in errors]
     return {
         "rows": len(rows), "compared": len(errors), "median": statistics.median(sizes) if sizes else None,
-        "p90": sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))] if sizes else None, "bias": statistics.median(errors) if errors else None,
+        "p90": float(np.quantile(sizes, 0.9)) if sizes else None, "bias": statistics.median(errors) if errors else None,
         "noise": statistics.median(noise) if noise else None,
     }  # fmt: skip
 

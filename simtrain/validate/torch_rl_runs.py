@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from simtrain.validate.torch_rl import naive_rl, predict_rl, trainer_idle
-from simtrain.validate.torch_store import repeat_noise, write
+from simtrain.validate.torch_store import repeat_noise, steady, write
 from simtrain.workload.rollouts import RolloutStream
 
 UNITS = {"rl_loop": "s", "rl_staleness": "updates", "rl_trainer_idle": "share"}
 """Of each program's rows: seconds per sample, mean staleness, share of the trainer's time. The error of a share is the difference: it may be nothing."""
-STEADY = 0.10
-"""A run whose yardstick is further off than this is dropped, as with samples of other programs."""
 
 
 def rl_rows(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
@@ -40,10 +38,7 @@ def rl_rows(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[dic
 
 def _steady(runs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Return the runs during which the machine was near its usual speed, unless that leaves fewer than two."""
-    yards = [statistics.fmean(run["yardsticks"]) for run in runs]
-    usual = statistics.median(yards)
-    kept = [run for run, yard in zip(runs, yards, strict=True) if abs(yard / usual - 1) <= STEADY]
-    return kept if len(kept) >= 2 else runs
+    return [runs[k] for k in steady([statistics.fmean(run["yardsticks"]) for run in runs], least=2)]
 
 
 def rl_constants(lines: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[dict[str, float], float]:

@@ -22,7 +22,7 @@ from simtrain.validate.torch_machine import Bed, Machine, machine_of
 from simtrain.validate.torch_predict import naive, predict, predict_restart, programs_of
 from simtrain.validate.torch_racks import in_racks, oversubscription
 from simtrain.validate.torch_rl_runs import rl_rows
-from simtrain.validate.torch_store import repeat_noise, slowest_samples, write
+from simtrain.validate.torch_store import repeat_noise, slowest_samples, steady, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,6 @@ EXPECTED = {2: 0.05, 4: 0.09}
 GROSS = 3.0
 """Times the expected error beyond which the model, not the machine, must be wrong."""
 RESTART_STEPS = 12
-STEADY = 0.10
-"""A sample whose yardstick is further off than this is dropped, as long as enough are left."""
 
 
 @dataclass(frozen=True)
@@ -234,9 +232,7 @@ def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[
     chosen = [[line for line in rank if line["kind"] == "sample" and line["number"] == number] for rank in lines]
     times = [max(rank[k]["seconds"] for rank in chosen) for k in range(len(chosen[0]))]
     yards = [statistics.fmean(statistics.fmean(rank[k]["yardsticks"]) for rank in chosen) for k in range(len(chosen[0]))]
-    usual = statistics.median(yards)
-    steady = [k for k, yard in enumerate(yards) if abs(yard / usual - 1) <= STEADY]
-    kept = steady if len(steady) >= 3 else range(len(times))
+    kept = steady(yards, least=3)
     values = sorted(times[k] for k in kept)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
     return statistics.median(values), statistics.median(yards[k] for k in kept), (low, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,6 @@ from simtrain.hardware.software import Rates
 from simtrain.validate.published.fit import PARAMETERS, Fit, Problem, chosen, errors_text
 from simtrain.validate.published.scenario import base_of, scenario_of
 from simtrain.validate.published.table import PublishedRow
-
-DATE = "2026-11-24"
-"""Of the shipped fits."""
 
 
 class Era(NamedTuple):
@@ -91,7 +89,7 @@ def describe(fit: Fit, rows: Sequence[PublishedRow]) -> str:
     if fit.by_source:
         text += f"; left out by source {errors_text(fit.by_source)}"
     intervals = ", ".join(f"{name} {low:.3g}-{high:.3g}" for name, (low, high) in zip(fit.names, fit.intervals, strict=True))
-    text += f"; 90 % intervals {intervals}; {DATE}"
+    text += f"; 90 % intervals {intervals}; {datetime.date.today()}"
     return text + (f"; AT A BOUND, an effect is missing: {', '.join(fit.at_bound)}" if fit.at_bound else "")
 
 
