@@ -6,7 +6,7 @@ recomputation, sharded optimizers, gradient reduction and memory come from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -292,11 +292,11 @@ def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster
     batch = Microbatch(system.microbatch_size, workload.seq_len, system.microbatch_size * workload.seq_len / system.cp)
     reuse = reuse or Reuse()
     costs = reuse.costs(cluster, system.software, workload.dtype, workload.model)
-    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule, reuse, _before(layers))
+    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule, reuse, layers_before(layers))
 
 
-def _before(layers: LayerCounts) -> tuple[tuple[int, ...], ...]:
-    """Return the layers of the model before each chunk; the model passes the first chunks of all stages, then the second ones."""
+def layers_before(layers: LayerCounts) -> tuple[tuple[int, ...], ...]:
+    """Return the layers of the model before each chunk, by stage and chunk: the model passes the first chunks of all stages, then the second ones."""
     total, before = 0, [[0] * len(chunks) for chunks in layers]
     for chunk in range(len(layers[0])):
         for stage in range(len(layers)):
@@ -359,9 +359,8 @@ class _StageBuilder:
         self.copies = layout.mesh.size("dp_cp")
         self.shard_axis = "dp_shard" if system.zero_group else "dp_cp"
         self.shards = layout.mesh.size(self.shard_axis)
-        names = {name for name, _, _ in layout.mesh.folds}
-        self.has_expert_groups = "dp_experts" in names
-        self.expert_copies = layout.mesh.size("dp_experts") if self.has_expert_groups else 1
+        self.has_expert_groups = any(name == "dp_experts" for name, _, _ in layout.mesh.folds)
+        self.expert_copies = expert_copies(layout.mesh)
         self.seats = layout.reuse.seats(self.costs, layout.mesh, system.pp)
         self.seat = self.seats.inside[self.index]
         self.pipeline = layout.reuse.pipeline(self._shape)
@@ -396,8 +395,8 @@ class _StageBuilder:
         is_partial = system.recompute == "full" and (system.recompute_every > 1 or system.recompute_layers > 0)
         if system.zero == 3 or is_partial or not system.are_layers_alike:
             return None
-        layers = [(self._piece(("layer", kind), _layer_recorder(kind)), len(list(same))) for kind, same in groupby(kinds)]
-        ends = [self._piece(name, record) for name, record, is_here in (("embedding", _record_embedding, is_first), ("head", _record_head, is_last)) if is_here]
+        layers = [(self._piece(("layer", kind), layer_recorder(kind)), len(list(same))) for kind, same in groupby(kinds)]
+        ends = [self._piece(name, record) for name, record, is_here in (("embedding", record_embedding, is_first), ("head", record_head, is_last)) if is_here]
         pieces = [*((e, 1) for e in ends[:is_first]), *layers, *((e, 1) for e in ends[is_first:])]
         if not all(piece.is_closed for piece, _ in pieces):
             return None
@@ -418,24 +417,15 @@ class _StageBuilder:
             return whole._replace(forward=forward, backward=backward)
         return _ChunkTemplates(forward, forward, backward, backward, parameters, experts, saved, peak)
 
-    def _piece(self, name: Hashable, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
+    def _piece(self, name: Hashable, record: Recording) -> Piece:
         """Record a part of a chunk, or take what was recorded where everything that it reads is the same: on another stage, or in another run."""
         here = (name, self.seat)
         if here not in self.layout.pieces:
-            self.layout.pieces[here] = self._recorded_piece(name, record)
+            layout = self.layout
+            self.layout.pieces[here] = recorded_piece(
+                self.system, self.model, layout.microbatch, layout.mesh, self.coordinates, self.costs, layout.reuse, name, record
+            )
         return self.layout.pieces[here]
-
-    def _recorded_piece(self, name: Hashable, record: Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]) -> Piece:
-        layout, system = self.layout, self.system
-        what = (name, type(system), Same(self.costs), layout.microbatch)
-        found = layout.reuse.pieces.find(what, lambda question: answer(question, system, layout.mesh, self.coordinates, self.costs))
-        if found is not None:
-            return found
-        reads = Reads()
-        noted = watched(system, reads)
-        r = Recorder(NotedMesh(layout.mesh, reads), self.costs, self.coordinates, noted.recomputed_regions, reads=reads)
-        record(r, noted, self.model, layout.microbatch)
-        return layout.reuse.pieces.keep(what, reads, r.piece(str(name)))
 
     def _record(self, kinds: Sequence[LayerKind], is_first: bool, is_last: bool) -> _ChunkTemplates:
         system, b, count = self.system, self.layout.microbatch, len(kinds)
@@ -694,7 +684,8 @@ class _StageBuilder:
         if index in (0, system.pp - 1):
             parts["vocabulary gradient"] = self.costs.software.vocab_gradient_bytes * self.model.vocab / system.tp * self.model.hidden
         if system.zero == 3:
-            parts["gathered layers"] = 2 * b * max(c.parameters / n for c, n in zip(self.chunks, self.layout.layers[self.index], strict=True))
+            sharded = [c.parameters + (c.expert_parameters if self.expert_copies > 1 else 0.0) for c in self.chunks]
+            parts["gathered layers"] = 2 * b * max(count / n for count, n in zip(sharded, self.layout.layers[self.index], strict=True))
         return {part: nbytes for part, nbytes in parts.items() if nbytes}
 
     def _stage_outputs(self, index: int) -> float:
@@ -705,11 +696,40 @@ class _StageBuilder:
         return int(self.pipeline.peak_in_flight[index]) * b.tokens * self.model.hidden * self.costs.dtype_bytes / self.system.activation_shards
 
 
-def _record_embedding(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+Recording = Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]
+
+
+def recorded_piece(
+    system: TransformerTraining,
+    m: Transformer,
+    b: Microbatch,
+    mesh: Mesh,
+    coordinates: Mapping[str, int],
+    costs: CostModel,
+    reuse: Reuse,
+    name: Hashable,
+    record: Recording,
+) -> Piece:
+    """Record a part of a chunk, or take what was recorded where everything that it reads is the same: on another stage, or in another run."""
+    what = (name, type(system), Same(costs), b)
+    found = reuse.pieces.find(what, lambda question: answer(question, system, mesh, coordinates, costs))
+    if found is not None:
+        return found
+    reads = Reads()
+    noted = watched(system, reads)
+    r = Recorder(NotedMesh(mesh, reads), costs, dict(coordinates), noted.recomputed_regions, reads=reads)
+    record(r, noted, m, b)
+    return reuse.pieces.keep(what, reads, r.piece(str(name)))
+
+
+def record_embedding(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+    """Record the embedding, forward."""
     system.embedding_forward(r, m, b)
 
 
-def _layer_recorder(kind: LayerKind) -> Callable[[Recorder, TransformerTraining, Transformer, Microbatch], None]:
+def layer_recorder(kind: LayerKind) -> Recording:
+    """Return what records a layer of a kind, with the host's part and what is kept of it."""
+
     def record(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
         kept = b.tokens * m.hidden * r.costs.dtype_bytes / system.activation_shards
         with r.layer(kept, collectives=system.collectives_per_layer, expert_blocks=system.expert_blocks(kind)):
@@ -718,35 +738,42 @@ def _layer_recorder(kind: LayerKind) -> Callable[[Recorder, TransformerTraining,
     return record
 
 
-def _record_head(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+def record_head(r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch) -> None:
+    """Record the head, forward."""
     system.head_forward(r, m, b)
 
 
 class _GatheredParameters:
     """ZeRO-3 around the layers of a chunk: the next layer's parameters are gathered behind the current layer.
 
-    In backward they are gathered again, one layer ahead, and the gradients reduce-scattered behind the next layer.
+    In backward they are gathered again, one layer ahead, and the gradients reduce-scattered behind the next layer. Experts are gathered
+    over the ranks that hold the same ones.
     """
 
     def __init__(self, r: Recorder, system: TransformerTraining, m: Transformer, b: Microbatch, kinds: Sequence[LayerKind], axis: str) -> None:
-        probe = Recorder(r.mesh, r.costs, r.coordinates)
-        system.layer_of_kind(probe, m, b, kinds[0])
-        count = len(kinds)
-        self.r, self.count, self.axis, self.replicas = r, count, axis, r.size("dp_replica") if system.zero_group else 1
-        self.is_resharded = system.reshard_after_forward
-        dense = probe.parameters - probe.expert_parameters
-        self.nbytes = dense * r.costs.dtype_bytes
-        self.gradient = dense * r.costs.gradient_bytes
-        self.forward: list[Pending | None] = [None] * (count + 1)
-        self.again = [Pending(lambda _: None) for _ in range(count)]
+        self.r, self.count, self.is_resharded = r, len(kinds), system.reshard_after_forward
+        shares = {kind: self._shares(system, m, b, kind, axis) for kind in dict.fromkeys(kinds)}
+        self.shares = [shares[kind] for kind in kinds]
+        self.forward: list[list[Pending | None]] = [[] for _ in kinds]
+        self.again = [[Pending(lambda _: None) for _ in share] for share in self.shares]
+
+    def _shares(self, system: TransformerTraining, m: Transformer, b: Microbatch, kind: LayerKind, axis: str) -> list[tuple[str, float]]:
+        """Return over which ranks how many parameters of a layer are sharded."""
+        probe = Recorder(self.r.mesh, self.r.costs, self.r.coordinates)
+        system.layer_of_kind(probe, m, b, kind)
+        shares = [(axis, probe.parameters - probe.expert_parameters)]
+        if probe.expert_parameters and expert_copies(self.r.mesh) > 1:
+            shares.append(("dp_experts", probe.expert_parameters))
+        return shares
 
     def before_layer(self, layer: int) -> None:
         """Record the gather of the next layer and the wait for this one's."""
         if layer == 0:
-            self.forward[0] = self._gather()
+            self._gather(0)
         if layer + 1 < self.count:
-            self.forward[layer + 1] = self._gather()
-        self.r.wait(self.forward[layer])
+            self._gather(layer + 1)
+        for pending in self.forward[layer]:
+            self.r.wait(pending)
 
     def after_layer(self, layer: int) -> None:
         """Record what precedes the layer in backward: the wait for its parameters, then the gather of the layer before."""
@@ -755,15 +782,25 @@ class _GatheredParameters:
         with self.r.backward_only():  # runs in reverse order of recording
             if layer > 0:
                 self._prefetch(layer - 1)
-            self.r.wait(self.again[layer])
+            for pending in reversed(self.again[layer]):
+                self.r.wait(pending)
             if layer == self.count - 1:
                 self._prefetch(layer)
 
     def _prefetch(self, layer: int) -> None:
-        self.r.prefetch(self.again[layer], "all_gather", self.axis, self.nbytes, stream="dp")
+        for pending, (axis, parameters) in reversed(list(zip(self.again[layer], self.shares[layer], strict=True))):
+            self.r.prefetch(pending, "all_gather", axis, parameters * self.r.costs.dtype_bytes, stream="dp")
 
-    def _gather(self) -> Pending | None:
-        return self.r.collective("all_gather", self.axis, self.nbytes, async_op=True, stream="dp", dual_nbytes=self.gradient)
+    def _gather(self, layer: int) -> None:
+        costs = self.r.costs
+        for axis, parameters in self.shares[layer]:
+            nbytes, gradient = parameters * costs.dtype_bytes, parameters * costs.gradient_bytes
+            self.forward[layer].append(self.r.collective("all_gather", axis, nbytes, async_op=True, stream="dp", dual_nbytes=gradient))
+
+
+def expert_copies(mesh: Mesh) -> int:
+    """Return the ranks of a stage that hold the same experts, over which a system folds ``dp_experts``; 1 if it does not."""
+    return mesh.size("dp_experts") if any(name == "dp_experts" for name, _, _ in mesh.folds) else 1
 
 
 def _check_memory(stages: Sequence[dict[str, float]], cluster: Cluster, fragmentation: float) -> None:

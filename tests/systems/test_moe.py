@@ -209,6 +209,20 @@ def test_experts_are_not_gathered_or_sharded_by_zero() -> None:
     assert small == large
 
 
+@pytest.mark.parametrize(("ep", "is_resharded"), [(1, True), (2, True), (2, False), (8, True)])
+def test_zero_3_gathers_experts_over_the_ranks_that_hold_the_same(ep: int, is_resharded: bool) -> None:
+    """A ring of n ranks sends (n - 1)/n of what is gathered or scattered: parameters once or twice, gradients once per microbatch."""
+    layers, matrix, copies, microbatches = 4, 512, 8 // ep, 2
+    settings = {"num_nodes": 1, "zero": 3, "ep": ep, "reshard_after_forward": is_resharded, "global_batch_size": 8 * microbatches}
+    sent = [
+        simtrain.run("moe/megatron_moe", "gpt_moe_tiny", "dgx_a100_40gb_ib", settings={**settings, "moe.expert_ffn": width}).metrics
+        for width in (1024, 2048)
+    ]
+    more = 2 * (8 // ep) * matrix * 1024  # two matrices for each expert of a rank
+    expected = layers * microbatches * (copies - 1) / copies * more * (4.0 * (1 + is_resharded) + 4.0)  # the workload is fp32
+    assert sent[1]["sent_bytes.dp"] - sent[0]["sent_bytes.dp"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_what_earlier_runs_leave_changes_nothing() -> None:
     """Layers are recorded once and used again where everything that they read is the same; here little is."""
     job, place, reuse = Pretraining.load("gpt_moe_tiny"), A.model_copy(update={"num_nodes": 4}), Reuse()

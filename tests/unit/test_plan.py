@@ -13,15 +13,19 @@ import simtrain
 from simtrain.errors import InfeasibleError, InputError
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
+from simtrain.model.transformer import MoE
 from simtrain.study.evaluate import Evaluator
 from simtrain.study.plan.bound import Bounds
 from simtrain.study.plan.search import Plan, PlanResult, _space, plan, simulate  # pyright: ignore[reportPrivateUsage]
 from simtrain.study.plan.space import Candidate, Space
 from simtrain.study.settings import Scenario
 from simtrain.systems.dense.megatron_lm import MegatronLM
+from simtrain.systems.moe.megatron_moe import MegatronMoE
 from tests import tiny
 
 SMALL = Transformer.load("gpt_tiny").model_copy(update={"layers": 4})
+SMALL_MOE = Transformer.load("gpt_moe_tiny").model_copy(update={"moe": MoE(experts=4, top_k=2, expert_ffn=1024, num_dense_layers=1)})
+"""Its first layer is dense: layers of two kinds."""
 
 
 def cluster(nodes: int, per_node: int, memory: float = 1e15, nic: float = 25e9) -> Cluster:
@@ -56,6 +60,9 @@ CASES: dict[str, tuple[str, Cluster, int, dict[str, Any]]] = {
         ("dense/megascale", 2, 2, 8, 1e15, 1e9, {}),
         ("dense/megascale", 2, 2, 16, 2.6e9, 5e9, {}),
         ("long_context/ulysses", 1, 4, 4, 1e15, 25e9, {}),
+        ("moe/megatron_moe", 1, 4, 8, 1e15, 25e9, {"recompute": "none"}),
+        ("moe/megatron_moe", 2, 2, 8, 1e15, 1e9, {"microbatch_size": 2}),
+        ("moe/megatron_moe", 2, 2, 8, 2.45e9, 5e9, {"vpp": 1}),
         ("long_context/ring_self_attention", 2, 2, 4, 1e15, 25e9, {}),
     ]
 }  # fmt: skip
@@ -68,7 +75,11 @@ def settings_of(name: str) -> dict[str, Any]:
 
 def spaces(name: str) -> tuple[Space, Scenario]:
     system, where, batch, _ = CASES[name]
-    return _space(SMALL, where, batch, 256, system, settings_of(name))
+    return _space(model_of(system), where, batch, 256, system, settings_of(name))
+
+
+def model_of(system: str) -> Transformer:
+    return SMALL_MOE if system.startswith("moe/") else SMALL
 
 
 def everything(space: Space, base: Scenario) -> list[tuple[float, Candidate]]:
@@ -87,7 +98,7 @@ def check_case(name: str) -> None:
     space, base = spaces(name)
     exhaustive = everything(space, base)
     system, where, batch, _ = CASES[name]
-    result = plan(SMALL, where, batch, seq_len=256, system=system, settings=settings_of(name), top=3)
+    result = plan(model_of(system), where, batch, seq_len=256, system=system, settings=settings_of(name), top=3)
     assert [p.step_time for p in result.plans] == [seconds for seconds, _ in exhaustive[:3]]
     assert result.counts["simulated"] <= len(exhaustive)
     assert sum(result.counts.values()) == len(list(space.candidates()))
@@ -115,13 +126,15 @@ BOUNDED = {
     "70B": ("llama3_70b", "dgx_h100_eos", 256, 8192, {"cluster.num_nodes": 16}),
     "70B, overlapped": ("llama3_70b", "dgx_h100_eos", 128, 4096, {"cluster.num_nodes": 8, "dp_overlap": "chunk", "pp_overlap": True}),
     "22B": ("megatron_22b", "selene_a100", 64, 2048, {"cluster.num_nodes": 4}),
+    "8x7B": ("mixtral_8x7b", "dgx_h100_eos", 64, 4096, {"cluster.num_nodes": 4}),
+    "671B": ("deepseek_v3", "dgx_h100_eos", 256, 4096, {"cluster.num_nodes": 32, "dtype": "fp8"}),
     "8B, layers": ("llama3_8b", "dgx_h100_eos", 64, 8192, {"cluster.num_nodes": 2, "dp_overlap": "layer"}),
 }  # fmt: skip
 
 
 def check_bounds(name: str, count: int, seed: int) -> None:
     model, where, batch, seq_len, settings = BOUNDED[name]
-    space, base = _space(model, where, batch, seq_len, "dense/megatron_lm", settings)
+    space, base = _space(model, where, batch, seq_len, None, settings)
     evaluator = Evaluator(base.system, base.workload, base.cluster)
     bounds, capacity = Bounds(space), space.cluster.node.accelerator.memory_capacity
     candidates = random.Random(seed).sample(list(space.candidates()), count)
@@ -138,7 +151,7 @@ def check_bounds(name: str, count: int, seed: int) -> None:
         assert need <= capacity
 
 
-@pytest.mark.parametrize("name", list(BOUNDED)[2:])
+@pytest.mark.parametrize("name", ["22B", "8x7B", "8B, layers"])
 def test_bounds_never_exceed_what_is_simulated(name: str) -> None:
     check_bounds(name, 12, 1)
 
@@ -156,6 +169,15 @@ def small(**settings: Any) -> PlanResult:
 def test_fixed_degrees_hold() -> None:
     assert {p.candidate.tp for p in small(tp=4).plans} == {4}
     assert {p.candidate.pp for p in small(pp=[2, 4]).plans} <= {2, 4}
+
+
+def test_a_model_with_experts_is_planned_with_expert_parallelism() -> None:
+    space, _ = _space(SMALL_MOE, cluster(1, 4), 8, 256, None, {"software.attention": "flash2"})
+    assert isinstance(space.system, MegatronMoE)
+    found = list(space.candidates())
+    assert {c.ep for c in found} == {1, 2, 4}
+    assert all((4 // c.pp) % c.ep == 0 for c in found)
+    assert {c.ep for c in _space(SMALL, cluster(1, 4), 8, 256, None, {})[0].candidates()} == {1}
 
 
 def test_the_best_can_be_run_as_printed() -> None:

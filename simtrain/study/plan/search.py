@@ -90,7 +90,7 @@ def plan(
     global_batch_size: int,
     *,
     seq_len: int | None = None,
-    system: str | type[TransformerTraining] = "dense/megatron_lm",
+    system: str | type[TransformerTraining] | None = None,
     settings: Mapping[str, Any] | None = None,
     top: int = 5,
     fidelity: str = "fair",
@@ -109,7 +109,7 @@ def plan(
     seq_len
         Tokens per sequence; the model's longest by default.
     system
-        What runs the step.
+        What runs the step; ``dense/megatron_lm`` by default, or ``moe/megatron_moe`` for a model with experts.
     settings
         Dotted keys that hold for all candidates. A planned one, such as ``tp``, is fixed, or chosen from a list.
     top
@@ -146,16 +146,18 @@ Model = str | Transformer | Pretraining
 
 
 def _space(
-    model: Model, cluster: str | Cluster, batch: int, seq_len: int | None, system: str | type[TransformerTraining], settings: Mapping[str, Any]
+    model: Model, cluster: str | Cluster, batch: int, seq_len: int | None, system: str | type[TransformerTraining] | None, settings: Mapping[str, Any]
 ) -> tuple[Space, Scenario]:
+    loaded = model if isinstance(model, Pretraining) else Transformer.load(model) if isinstance(model, str) else model
+    moe = (loaded.model if isinstance(loaded, Pretraining) else loaded).moe
+    system = system or ("moe/megatron_moe" if moe else "dense/megatron_lm")
     cls = find(system) if isinstance(system, str) else system
     if not issubclass(cls, TransformerTraining):
         raise UnsupportedError(f"{name_of(cls)}: cannot be planned, it has no degrees of a transformer; choose e.g. dense/megatron_lm")
     fixed, rest = fixed_of(settings)
-    if isinstance(model, Pretraining):
-        workload = model.model_copy(update={"global_batch_size": batch, **({"seq_len": seq_len} if seq_len else {})})
+    if isinstance(loaded, Pretraining):
+        workload = loaded.model_copy(update={"global_batch_size": batch, **({"seq_len": seq_len} if seq_len else {})})
     else:
-        loaded = Transformer.load(model) if isinstance(model, str) else model
         workload = Pretraining(name=loaded.name, model=loaded, seq_len=seq_len or loaded.max_seq_len, global_batch_size=batch)
     base = scenario(cls, workload, cluster, rest)
     assert isinstance(base.system, TransformerTraining), "checked above"
@@ -167,10 +169,10 @@ def _space(
 def _axes(system: TransformerTraining, workload: Pretraining, cluster: Cluster) -> frozenset[str]:
     """Return over which axes a layer talks: one that shards by ``cp`` has to exchange keys, values or heads over it."""
     probe, model = system.model_copy(update={"tp": 1, "cp": 2}), workload.model
-    mesh = Mesh((("tp", 1), ("cp", 2), ("dp", 1), ("pp", 1)))
+    mesh = Mesh((("tp", 1), ("cp", 2), ("dp", 1), ("pp", 1)), probe.folds(1))
     r = Recorder(mesh, CostModel(cluster, system.software, workload.dtype, model), {"pp": 0})
     try:
-        probe.layer_forward(r, model, Microbatch(1, workload.seq_len, workload.seq_len / 2))
+        probe.layer_of_kind(r, model, Microbatch(1, workload.seq_len, workload.seq_len / 2), probe.layer_kind(model, 0))
     except InputError:  # it cannot spread this model over cp
         return frozenset()
     return frozenset(op.axis for op in r.forward("probe").ops if op.axis)
@@ -179,8 +181,8 @@ def _axes(system: TransformerTraining, workload: Pretraining, cluster: Cluster) 
 def search(space: Space, base: Scenario, top: int, fidelity: str, progress: Progress | None = None) -> PlanResult:
     """Find the fastest candidates of a space; see :func:`plan`."""
     counts: Counter[str] = Counter()
-    queue, capacity, bounds = list[tuple[float, Candidate]](), space.cluster.node.accelerator.memory_capacity, Bounds(space)
     reason, evaluator = "", Evaluator(base.system, base.workload, base.cluster, fidelity=fidelity)
+    queue, capacity, bounds = list[tuple[float, Candidate]](), space.cluster.node.accelerator.memory_capacity, Bounds(space, evaluator.reuse)
     for candidate in space.candidates():
         try:
             if bounds.nbytes(candidate) > capacity:

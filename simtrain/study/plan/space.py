@@ -79,8 +79,8 @@ class Space:
         """Yield every candidate whose degrees divide what they have to.
 
         Degrees divide the accelerators; tp also the heads, pp x vpp the layers when vpp > 1, cp the sequence into parts of at least
-        :data:`LEAST_SHARD`, and data-parallel ranks times the microbatch the global batch. What divides but does not fit or run is found
-        out later.
+        :data:`LEAST_SHARD`, ep the experts and the ranks of a stage, and data-parallel ranks times the microbatch the global batch. What
+        divides but does not fit or run is found out later.
         """
         model, world, batch = self.workload.model, self.cluster.num_accelerators, self.workload.global_batch_size
         for tp in self._among("tp", divisors(_gcd(model.heads, model.ffn, world))):
@@ -89,16 +89,21 @@ class Space:
                     dp = world // (tp * cp * pp)
                     if tp * cp * pp * dp != world or batch % dp:
                         continue
-                    for microbatch in self._among("microbatch_size", [n for n in divisors(batch // dp) if n <= MICROBATCHES]):
-                        if batch % (dp * microbatch) == 0:
-                            yield from self._inner(tp, cp, pp, dp, microbatch)
+                    for ep in self._among("ep", divisors(_gcd(self._experts, tp * cp * dp))):
+                        for microbatch in self._among("microbatch_size", [n for n in divisors(batch // dp) if n <= MICROBATCHES]):
+                            if batch % (dp * microbatch) == 0 and (tp * cp * dp) % ep == 0:
+                                yield from self._inner(Candidate(tp, pp, 1, cp, ep, microbatch_size=microbatch), dp)
 
-    def _inner(self, tp: int, cp: int, pp: int, dp: int, microbatch: int) -> Iterator[Candidate]:
-        count = self.workload.global_batch_size // (dp * microbatch)
-        for vpp in self._among("vpp", self._chunks(pp, count)):
-            for zero in self._among("zero", _ZERO if dp * cp > 1 else (0,)):
+    def _inner(self, outer: Candidate, dp: int) -> Iterator[Candidate]:
+        count = self.workload.global_batch_size // (dp * outer.microbatch_size)
+        for vpp in self._among("vpp", self._chunks(outer.pp, count)):
+            for zero in self._among("zero", _ZERO if dp * outer.cp > 1 else (0,)):
                 for recompute in self._among("recompute", _RECOMPUTE):
-                    yield Candidate(tp, pp, vpp, cp, 1, zero, recompute, microbatch)
+                    yield outer._replace(vpp=vpp, zero=zero, recompute=recompute)
+
+    @property
+    def _experts(self) -> int:
+        return self.workload.model.moe.experts if self.workload.model.moe else 1
 
     def _may_shard(self, cp: int) -> bool:
         return cp == 1 or ("cp" in self.axes and self.workload.seq_len // cp >= LEAST_SHARD)
