@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from simtrain.errors import InputError, did_you_mean
+from simtrain.errors import InputError
 from simtrain.spec import NamedSpec, Spec
 from simtrain.units import Bytes, BytesPerSecond, FlopsPerSecond, Hertz, Seconds, Watts
 
@@ -127,5 +127,6 @@ class Accelerator(NamedSpec):
             If the device has no stated peak for it.
         """
         if dtype not in self.peak:
-            raise InputError(f"accelerators/{self.name}.yaml: peak: no value for {dtype!r}; {did_you_mean(dtype, self.peak)}")
+            known = ", ".join(self.peak)
+            raise InputError(f"{self.name} has no peak for dtype {dtype!r}, only for {known}; choose one with --set dtype=..., or state it in its file")
         return self.peak[dtype]  # pyright: ignore[reportArgumentType]

@@ -208,11 +208,19 @@ def test_reasons_say_what_grew() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"dp": 2}, "follows from the other degrees"), ({"tp": 3}, "no plan for gpt_tiny"), ({"ep": 2}, "ep"), ({"tpp": 2}, "did you mean 'tp'")],
+    [
+        ({"dp": 2}, "follows from the other degrees"), ({"dtype": "fp8"}, "no curve for 'fp8'"),
+        ({"tp": 3}, "no plan for gpt_tiny"), ({"ep": 2}, "ep"), ({"tpp": 2}, "did you mean 'tp'"),
+    ],
 )  # fmt: skip
 def test_a_wrong_request_is_met_with_a_message(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         small(**settings)
+
+
+def test_a_reason_that_all_candidates_share_is_the_message() -> None:
+    with pytest.raises(InputError, match=r"none of [\d,]+ candidates can run \(rtx_2080ti has no peak for dtype 'bf16', only for fp16"):
+        plan("gpt_tiny", "fsmoe_b", 64, settings={"num_nodes": 1})
 
 
 def test_what_does_not_fit_anywhere_is_said() -> None:

@@ -212,6 +212,8 @@ def search(space: Space, base: Scenario, top: int, fidelity: str, progress: Prog
         if len(best) > top:
             heapq.heappop(best)
     if not best:
+        if set(counts) == {"cannot run"}:
+            raise InputError(f"no plan for {base.workload.name} on {base.cluster.name}: none of {counts.total():,} candidates can run ({reason})")
         fate = ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "no degrees divide accelerators and batch"
         raise InputError(f"no plan for {base.workload.name} on {base.cluster.name}: {fate}{f' ({reason})' if reason else ''}; change the cluster or the batch")
     ordered = [made for _, _, made in sorted(best, key=lambda entry: (-entry[0], -entry[1]))]
