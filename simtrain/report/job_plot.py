@@ -85,7 +85,8 @@ def _completion(ax: Axes, result: Result) -> int:
     assert isinstance(outcome, JobOutcome)
     times = np.sort([job.finish - job.submit for job in outcome.run.jobs])
     ax.step(times, 100 * np.arange(1, len(times) + 1) / len(times), where="post", color=style.system_colours([result.scenario.name])[result.scenario.name])
-    ax.set_xscale("log")
+    decades = np.log10(times[-1] / times[0]) if times[0] > 0 else np.inf
+    style.plain_log(ax, is_x=True, subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,))
     ax.set_ylim(0, 103)
     ax.set_xlabel("submission to end [s]")
     ax.set_ylabel("jobs that took no longer [%]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from simtrain.engine.pools import RolloutRun
 from simtrain.report import style
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Floats = npt.NDArray[np.float64]
 _WIDTH, _HEADER, _UPPER, _STRIP, _LOWER = 11.5, 0.95, 2.1, 0.34, 2.2
 """[in]"""
 _MOST_BATCHES = 12
 """Batches whose tails are drawn."""
+_MOST_STEPS = 3000
+"""Steps of the upper panel, about three for each point of a screen."""
 _SHOWN = 1e-3
 """Share of the step from which a part of it is shown."""
 
@@ -48,9 +52,28 @@ def draw_rollouts(result: Result) -> Figure:
     return figure
 
 
+def averaged(times: Floats, values: Floats, most: int = _MOST_STEPS) -> tuple[Floats, Floats]:
+    """Return a step function as it is, or its means over equal times if it has more steps than a picture has columns.
+
+    Parameters
+    ----------
+    times, values
+        ``values[i]`` holds from ``times[i]`` on; the last one has no end. [n]
+    most
+        Steps that are left at most.
+    """
+    if len(times) <= most:
+        return times, values
+    edges = np.linspace(times[0], times[-1], most + 1)
+    area = np.concatenate([[0.0], np.cumsum(np.diff(times) * values[:-1])])
+    means = np.diff(np.interp(edges, times, area)) / np.diff(edges)
+    return edges, np.append(means, values[-1])
+
+
 def _generation(ax: Axes, run: RolloutRun) -> None:
     """Draw how many rollouts are being generated."""
     times, running = run.running()
+    times, running = averaged(times, running.astype(np.float64))
     ax.fill_between(times, running, step="post", color=style.CATEGORIES["decode"], linewidth=0)
     if run.begin.time:
         ax.axvline(run.begin.time, color=style.INK, linewidth=1.0, linestyle=(0, (4, 3)))
@@ -63,10 +86,11 @@ def _generation(ax: Axes, run: RolloutRun) -> None:
 
 def _training(ax: Axes, run: RolloutRun) -> None:
     """Draw what the trainer does."""
-    used: dict[str, None] = {}
+    used: dict[str, list[tuple[float, float]]] = {}
     for span in run.spans:
-        ax.barh(0, span.end - span.start, left=span.start, height=1.0, color=style.CATEGORIES[span.activity], linewidth=0)
-        used[span.activity] = None
+        used.setdefault(span.activity, []).append((span.start, span.end - span.start))
+    for activity, spans in used.items():
+        ax.broken_barh(spans, (-0.5, 1.0), color=style.CATEGORIES[activity], linewidth=0)
     ax.set(xlim=(0, run.end.time), ylim=(-0.5, 0.5), xlabel="time [s]")
     ax.set_yticks([0], ["trainer"])
     ax.tick_params(axis="y", length=0)

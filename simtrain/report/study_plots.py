@@ -164,7 +164,7 @@ def _y_axis(ax: Axes, result: SweepResult, plot: Plot, metric: str, unit: Scale,
     ax.set_ylabel(_axis_title(result, metric, unit))
     ax.grid(axis="y")
     if plot.y_scale == "log":
-        _plain_log(ax, is_x=False)
+        style.plain_log(ax, is_x=False)
     elif is_from_zero:
         ax.set_ylim(bottom=0)
 
@@ -245,18 +245,6 @@ def _label(plot: Plot, place: _Place, *, lines: bool = False) -> str:
     return ("\n" if lines else ", ").join(parts)
 
 
-def _plain_log(ax: Axes, *, is_x: bool) -> None:
-    """Make an axis logarithmic, with ticks at 1, 2 and 5 written as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    (ax.set_xscale if is_x else ax.set_yscale)("log")
-    axis = ax.xaxis if is_x else ax.yaxis
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_tick_params(which="minor", length=0)
-
-
 def _heat_map(ax: Axes, result: SweepResult, plot: Plot) -> None:
     places = _places(result, plot.value, [plot.x, plot.y], plot.best)
     xs, ys = result.study.values(plot.x), result.study.values(plot.y)
@@ -303,7 +291,7 @@ def _pareto(ax: Axes, result: SweepResult, plot: Plot) -> None:
                         va="top" if is_small_good else "bottom", linespacing=1.1)
     ax.margins(x=0.08, y=0.1)
     if plot.x_scale == "log":
-        _plain_log(ax, is_x=True)
+        style.plain_log(ax, is_x=True)
     ax.set_xlabel(_axis_title(result, plot.x, ux))
     _y_axis(ax, result, plot, plot.y, uy, is_from_zero=not is_small_good)
     ax.grid(axis="both")

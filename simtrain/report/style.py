@@ -179,6 +179,18 @@ def _columns(labels: Sequence[str], width: float) -> int:
     return 1
 
 
+def plain_log(ax: Axes, *, is_x: bool, subs: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Make an axis logarithmic, with ticks at ``subs`` times the powers of ten, written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    (ax.set_xscale if is_x else ax.set_yscale)("log")
+    axis = ax.xaxis if is_x else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+
+
 def inches(ax: Axes) -> tuple[float, float]:
     """Return width and height of a panel. [in]"""
     figure = ax.get_figure(root=True)

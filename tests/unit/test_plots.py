@@ -18,6 +18,7 @@ from simtrain.graph.step import Do, RankClass, Step
 from simtrain.hardware import Cluster
 from simtrain.report import style
 from simtrain.report.plots import draw_comparison, plot_comparison, plot_result
+from simtrain.report.rollout_plot import averaged
 from simtrain.report.step_plot import _fill, draw_result
 from simtrain.study.compare import Comparison, Row
 from simtrain.study.result import Result
@@ -228,3 +229,12 @@ def test_numbers_can_be_read_on_every_colour(category: str) -> None:
 def test_forward_and_backward_differ_without_hue() -> None:
     lightness = sorted(_luminance(style.CATEGORIES[c]) for c in ("forward", "backward"))
     assert (lightness[1] + 0.05) / (lightness[0] + 0.05) >= 2
+
+
+def test_a_crowded_step_function_is_drawn_by_its_means() -> None:
+    rng = np.random.default_rng(1)
+    times, values = np.cumsum(rng.exponential(size=5000)), rng.integers(0, 9, 5000).astype(float)
+    edges, means = averaged(times, values, most=100)
+    assert len(edges) == len(means) == 101
+    assert np.sum(np.diff(edges) * means[:-1]) == pytest.approx(np.sum(np.diff(times) * values[:-1]), rel=1e-9)
+    assert averaged(times, values, most=5000)[0] is times
