@@ -16,8 +16,10 @@ from simtrain.hardware.software import Operation
 
 LOW, HIGH = 2_000_000, 6_000_000
 """Sizes of the micro-measurements. [B]"""
-KINDS = {"all_reduce": 1, "all_gather": 1, "send_recv": 1, "exchange": 3}
+KINDS = {"all_reduce": 1, "all_gather": 1, "reduce_scatter": 1, "send_recv": 1, "exchange": 3}
 """Communications whose latency and rate are measured, and how many are timed one after another."""
+WIRES = {"exchange": "all_to_all", "reduce_scatter": "all_reduce"}
+"""Collectives whose bytes they send, where the name does not say it: gloo scatters a sum by an all-reduce of a copy."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,8 @@ class Machine:
 
     def price(self, kind: str, nbytes: float, size: int, is_overlapped: bool) -> Transfer:
         """Return the cost of a communication among ``size`` ranks, each a node of its own. [B]"""
-        if kind == "reduce_scatter":
-            kind = self.software.reduce_scatter_as
-        wire = "send_recv" if kind == "exchange" else kind
-        transfer = collective(wire, nbytes, Span(size, 1), self.cluster, algorithm="ring" if kind == "all_reduce" else "auto")
+        wire = {"exchange": "send_recv", "reduce_scatter": self.software.reduce_scatter_as}.get(kind, kind)
+        transfer = collective(wire, nbytes, Span(size, 1), self.cluster, algorithm="ring" if wire == "all_reduce" else "auto")
         operation = self.software.operations.get(kind, Operation())
         latency = transfer.latency + operation.latency + (self.software.overlapped_gap if is_overlapped else 0.0)
         return transfer._replace(latency=latency, rate=transfer.rate * operation.efficiency)
@@ -143,7 +143,7 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
 
 def _operation(kind: str, bed: Bed, micro: Mapping[str, float], rate: float) -> dict[str, Any]:
     times = KINDS[kind]
-    low, high = (times * bytes_sent("all_to_all" if kind == "exchange" else kind, nbytes, bed.size) for nbytes in (LOW, HIGH))
+    low, high = (times * bytes_sent(WIRES.get(kind, kind), nbytes, bed.size) for nbytes in (LOW, HIGH))
     slope = (micro[f"{kind} {HIGH}"] - micro[f"{kind} {LOW}"]) / (high - low)
     efficiency = min(1.0, 1 / (rate * slope)) if slope > 0 else 1.0
     passed = min(low, bed.burst) if bed.rate else 0.0

@@ -146,7 +146,7 @@ def _measured(unit: Unit, out: Path, measure: Any, say: Callable[[str], None]) -
     allowed = IN_RACKS[unit.program] if unit.uplink else {}
     variants = [v for v in measure.programs.PROGRAMS[unit.program].variants() if all(v[key] in values for key, values in allowed.items())]
     configurations = [{"program": unit.program, "values": values} for values in variants]
-    task = {"configurations": configurations, "rounds": unit.rounds, "block_repeats": 5 if unit.rounds < 7 else 9}
+    task = {"configurations": configurations, "rounds": unit.rounds, "block_repeats": 2}
     return _run(unit.bed, task, out / unit.file, measure, say, unit.uplink)
 
 
@@ -239,12 +239,12 @@ def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[
 
 
 def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[dict[str, float]]:
-    """Return each rank's block times, scaled to the speed of the machine at the time of the samples. [s]"""
+    """Return each rank's block times, the medians over all rounds, scaled to the speed of the machine at the time of the samples. [s]"""
     found: list[dict[str, float]] = []
     for rank in lines:
-        line = next(line for line in rank if line["kind"] == "blocks" and line["number"] == number)
-        scale = yard / line["yardstick"]
-        found.append({name: seconds * scale for name, seconds in line["seconds"].items()})
+        timed = [line for line in rank if line["kind"] == "blocks" and line["number"] == number]
+        scale = yard / statistics.median(line["yardstick"] for line in timed)
+        found.append({name: statistics.median(line["seconds"][name] for line in timed) * scale for name in timed[0]["seconds"]})
     return found
 
 
