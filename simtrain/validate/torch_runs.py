@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.spec import data_root
+from simtrain.validate.torch_blocks import BlockTimes, predict_drawn
 from simtrain.validate.torch_host import describe
 from simtrain.validate.torch_machine import Bed, Machine, machine_of
-from simtrain.validate.torch_predict import naive, predict, predict_restart, programs_of
+from simtrain.validate.torch_predict import naive, predict_restart, programs_of
 from simtrain.validate.torch_racks import in_racks, oversubscription
 from simtrain.validate.torch_rl_runs import rl_rows
 from simtrain.validate.torch_store import repeat_noise, slowest_samples, steady, write
@@ -169,8 +170,9 @@ def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, machine: Machine) ->
     for number, configuration in enumerate(raw["task"]["configurations"]):
         values = configuration["values"]
         seconds, yard, quartiles = samples(lines, number)
-        programs = programs_of(cls, values, blocks_of(lines, number, yard), machine, unit.bed)
-        predicted, simple = predict(programs, machine), naive(programs, machine, unit.bed)
+        blocks = blocks_of(lines, number, yard)
+        programs = programs_of(cls, values, [block.typical() for block in blocks], machine, unit.bed)
+        predicted, simple = predict_drawn(cls, values, blocks, machine, unit.bed), naive(programs, machine, unit.bed)
         yield {
             "bed": unit.name, "ranks": unit.bed.size, "rate": unit.bed.rate, "program": unit.program, "configuration": json.dumps(values),
             "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1, "noise": (quartiles[1] - quartiles[0]) / 2 / seconds,
@@ -238,13 +240,13 @@ def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[
     return statistics.median(values), statistics.median(yards[k] for k in kept), (low, high)
 
 
-def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[dict[str, float]]:
-    """Return each rank's block times, the medians over all rounds, scaled to the speed of the machine at the time of the samples. [s]"""
-    found: list[dict[str, float]] = []
+def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[BlockTimes]:
+    """Return each rank's block times in all rounds, scaled to the speed of the machine at the time of the samples. [s]"""
+    found: list[BlockTimes] = []
     for rank in lines:
         timed = [line for line in rank if line["kind"] == "blocks" and line["number"] == number]
         scale = yard / statistics.median(line["yardstick"] for line in timed)
-        found.append({name: statistics.median(line["seconds"][name] for line in timed) * scale for name in timed[0]["seconds"]})
+        found.append(BlockTimes({name: [line["seconds"][name] * scale for line in timed] for name in timed[0]["seconds"]}))
     return found
 
 
