@@ -69,7 +69,7 @@ class Checkpoint(Program):
         return blocks | {"write": Block(lambda: self._beside()[0], is_timer=True), "toll": Block(lambda: self._beside()[1], is_timer=True)}
 
     def _beside(self) -> tuple[float, float]:
-        """Return how long a write beside small products lasts, and how much of that the products do not get: it copies, and shares core and caches. [s]"""
+        """Return how long a write beside small products lasts, and what it takes of the core: all that neither its products nor a neighbour got. [s]"""
         a = torch.ones(192, 192)
         start = time.thread_time()
         for _ in range(PRODUCTS):
@@ -82,7 +82,8 @@ class Checkpoint(Program):
             done += 1
         seconds = time.perf_counter() - start
         writer.join()
-        return seconds, max(0.0, seconds - done * product)
+        sharing = max(1.0, self.size / len(os.sched_getaffinity(os.getppid())))  # ranks on this core, all of which write and multiply
+        return seconds, max(0.0, seconds / sharing - done * product)
 
     def twin(self, r: RankProgram, seconds: Mapping[str, float]) -> None:
         r.compute("copy", seconds["copy"])
