@@ -92,7 +92,7 @@ class Software(NamedSpec):
     operations: dict[str, Operation] = Field(default_factory=dict[str, Operation])
     """By kind of communication, what the backend was measured to add to the links it runs on; read by ``simtrain validate torch``."""
     overlapped_gap: Seconds = 0.0
-    """Extra latency of a communication that goes on beside compute, where both need the same cores. [s]"""
+    """Extra latency of each hop of a communication that goes on beside compute, where both need the same cores. [s]"""
     collective_queues: int = Field(default=1, gt=0)
     """Collectives of one communicator that the backend runs at once (gloo: two worker threads)."""
     reduce_scatter_as: Literal["reduce_scatter", "all_reduce"] = "reduce_scatter"

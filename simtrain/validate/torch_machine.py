@@ -16,8 +16,21 @@ from simtrain.hardware.software import Operation
 
 LOW, HIGH = 2_000_000, 6_000_000
 """Sizes of the micro-measurements. [B]"""
-KINDS = {"all_reduce": 1, "all_gather": 1, "send_recv": 1, "exchange": 3}
+KINDS = {"all_reduce": 1, "all_gather": 1, "reduce_scatter": 1, "send_recv": 1, "exchange": 3}
 """Communications whose latency and rate are measured, and how many are timed one after another."""
+WIRES = {"exchange": "all_to_all", "reduce_scatter": "all_reduce"}
+"""Collectives whose bytes they send, where the name does not say it: gloo scatters a sum by an all-reduce of a copy."""
+
+
+def hops(kind: str, size: int) -> int:
+    """Return the messages that follow one another on a ring of ``size`` ranks, each of which waits for a rank to be scheduled.
+
+    Examples
+    --------
+    >>> hops("all_reduce", 4), hops("all_gather", 4), hops("send_recv", 2)
+    (6, 3, 1)
+    """
+    return 2 * (size - 1) if kind == "all_reduce" else size - 1
 
 
 @dataclass(frozen=True)
@@ -62,12 +75,10 @@ class Machine:
 
     def price(self, kind: str, nbytes: float, size: int, is_overlapped: bool) -> Transfer:
         """Return the cost of a communication among ``size`` ranks, each a node of its own. [B]"""
-        if kind == "reduce_scatter":
-            kind = self.software.reduce_scatter_as
-        wire = "send_recv" if kind == "exchange" else kind
-        transfer = collective(wire, nbytes, Span(size, 1), self.cluster, algorithm="ring" if kind == "all_reduce" else "auto")
+        wire = {"exchange": "send_recv", "reduce_scatter": self.software.reduce_scatter_as}.get(kind, kind)
+        transfer = collective(wire, nbytes, Span(size, 1), self.cluster, algorithm="ring" if wire == "all_reduce" else "auto")
         operation = self.software.operations.get(kind, Operation())
-        latency = transfer.latency + operation.latency + (self.software.overlapped_gap if is_overlapped else 0.0)
+        latency = transfer.latency + operation.latency + (hops(wire, size) * self.software.overlapped_gap if is_overlapped else 0.0)
         return transfer._replace(latency=latency, rate=transfer.rate * operation.efficiency)
 
     def write(self, path: Path) -> None:
@@ -111,7 +122,7 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
     Times at two sizes give each kind of communication a slope and a rest. The rate of a link is the slope of a one-way message, the cleanest of them.
     The efficiency of a kind is the slope that this rate gives its bytes over its own, at most 1; its latency is what is left of its time at the
     smaller size, of whose bytes a full bucket lets the first pass at once. Compute beside a collective loses ``1 - free / slowed`` of its rate,
-    and a collective beside compute takes longer by what the smaller all-reduce then takes more.
+    and what the smaller all-reduce then takes more is shared among its hops: any communication beside compute takes longer by as much for each of its own.
     """
     if bed.size == 1:
         return _machine({"cluster": {"num_nodes": 1}, "software": {"overlap_slowdown": 0.0}})
@@ -120,7 +131,7 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
     rate = min(rate, nominal)
     operations = {kind: _operation(kind, bed, micro, rate) for kind in KINDS}
     slowed = max(0.0, 1 - micro[f"product {LOW}"] / micro[f"product beside {LOW}"])
-    gap = max(0.0, micro[f"busy all_reduce {LOW}"] - micro[f"all_reduce {LOW}"])
+    gap = max(0.0, micro[f"busy all_reduce {LOW}"] - micro[f"all_reduce {LOW}"]) / hops("all_reduce", bed.size)
     return _machine(
         {
             "cluster": {
@@ -143,7 +154,7 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
 
 def _operation(kind: str, bed: Bed, micro: Mapping[str, float], rate: float) -> dict[str, Any]:
     times = KINDS[kind]
-    low, high = (times * bytes_sent("all_to_all" if kind == "exchange" else kind, nbytes, bed.size) for nbytes in (LOW, HIGH))
+    low, high = (times * bytes_sent(WIRES.get(kind, kind), nbytes, bed.size) for nbytes in (LOW, HIGH))
     slope = (micro[f"{kind} {HIGH}"] - micro[f"{kind} {LOW}"]) / (high - low)
     efficiency = min(1.0, 1 / (rate * slope)) if slope > 0 else 1.0
     passed = min(low, bed.burst) if bed.rate else 0.0

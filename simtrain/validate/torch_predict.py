@@ -73,16 +73,19 @@ def predict_restart(constants: Mapping[str, float], steps: int, checkpoint_every
     Parameters
     ----------
     constants
-        Seconds of ``start``, ``step``, ``checkpoint`` and ``end`` of a job that nothing happens to. [s]
+        Seconds of ``start``, the ``first`` step of a process, a later ``step``, ``checkpoint`` and ``end`` of a job that nothing happens to; and
+        ``recovery``, from a death until training goes on: the death is noticed, and all ranks start again from a checkpoint. [s]
     """
     r = RankProgram(0, 1, machine.price)
     step, lives = 0, ([] if die_at is None else [die_at]) + [steps]
-    for until in lives:
-        r.idle("start", constants["start"])
+    for life, until in enumerate(lives):
+        opening = "recovery" if life else "start"
+        r.idle(opening, constants[opening])
         step -= step % checkpoint_every  # what came after the last checkpoint is lost
+        name = "first"
         while step < until:
-            r.compute("step", constants["step"])
-            step += 1
+            r.compute(name, constants[name])
+            name, step = "step", step + 1
             if step % checkpoint_every == 0:
                 r.idle("checkpoint", constants["checkpoint"])
     r.idle("end", constants["end"])

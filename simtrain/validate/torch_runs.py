@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.spec import data_root
+from simtrain.validate.torch_blocks import BlockTimes, predict_drawn
 from simtrain.validate.torch_host import describe
 from simtrain.validate.torch_machine import Bed, Machine, machine_of
-from simtrain.validate.torch_predict import naive, predict, predict_restart, programs_of
+from simtrain.validate.torch_predict import naive, predict_restart, programs_of
 from simtrain.validate.torch_racks import in_racks, oversubscription
 from simtrain.validate.torch_rl_runs import rl_rows
 from simtrain.validate.torch_store import repeat_noise, slowest_samples, steady, write
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MBIT = 1e6
 QUICK = ("data_parallel", "tensor_parallel", "ulysses", "packing")
+ROUNDS: Mapping[str, int] = {"collective": 15}
+"""Of a full run, where they are not 7: a plain collective takes a tenth of a step."""
 IN_RACKS: Mapping[str, Mapping[str, Sequence[str]]] = {"data_parallel": {}, "collective": {"kind": ("all_reduce", "all_gather", "reduce_scatter")}}
 """Programs that also run in two racks, and with which settings: without single messages between ranks, which are not modelled there."""
 UPLINK = 500 * MBIT
@@ -67,7 +70,7 @@ def units(quick: bool, measure: Any) -> list[Unit]:
     shaped = not measure.network.unavailable()
     rates = ([(2, 300.0)] if quick else [(2, 300.0), (2, 1000.0), (4, 1000.0)]) if shaped else [(2, 0.0)]
     names = [n for n in measure.programs.PROGRAMS if not quick or n in QUICK]
-    found = [Unit(Bed(size, rate * MBIT, cores, burst), name, 3 if quick else 7) for size, rate in rates for name in names]
+    found = [Unit(Bed(size, rate * MBIT, cores, burst), name, 3 if quick else ROUNDS.get(name, 7)) for size, rate in rates for name in names]
     return found if quick or not shaped else [*found, *(replace(unit, uplink=UPLINK) for unit in found if unit.bed.size == 4 and unit.program in IN_RACKS)]
 
 
@@ -146,7 +149,7 @@ def _measured(unit: Unit, out: Path, measure: Any, say: Callable[[str], None]) -
     allowed = IN_RACKS[unit.program] if unit.uplink else {}
     variants = [v for v in measure.programs.PROGRAMS[unit.program].variants() if all(v[key] in values for key, values in allowed.items())]
     configurations = [{"program": unit.program, "values": values} for values in variants]
-    task = {"configurations": configurations, "rounds": unit.rounds, "block_repeats": 5 if unit.rounds < 7 else 9}
+    task = {"configurations": configurations, "rounds": unit.rounds, "block_repeats": 2}
     return _run(unit.bed, task, out / unit.file, measure, say, unit.uplink)
 
 
@@ -169,8 +172,9 @@ def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, machine: Machine) ->
     for number, configuration in enumerate(raw["task"]["configurations"]):
         values = configuration["values"]
         seconds, yard, quartiles = samples(lines, number)
-        programs = programs_of(cls, values, blocks_of(lines, number, yard), machine, unit.bed)
-        predicted, simple = predict(programs, machine), naive(programs, machine, unit.bed)
+        blocks = blocks_of(lines, number, yard)
+        programs = programs_of(cls, values, [block.typical() for block in blocks], machine, unit.bed)
+        predicted, simple = predict_drawn(cls, values, blocks, machine, unit.bed), naive(programs, machine, unit.bed)
         yield {
             "bed": unit.name, "ranks": unit.bed.size, "rate": unit.bed.rate, "program": unit.program, "configuration": json.dumps(values),
             "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1, "noise": (quartiles[1] - quartiles[0]) / 2 / seconds,
@@ -238,13 +242,13 @@ def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[
     return statistics.median(values), statistics.median(yards[k] for k in kept), (low, high)
 
 
-def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[dict[str, float]]:
-    """Return each rank's block times, scaled to the speed of the machine at the time of the samples. [s]"""
-    found: list[dict[str, float]] = []
+def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[BlockTimes]:
+    """Return each rank's block times in all rounds, scaled to the speed of the machine at the time of the samples. [s]"""
+    found: list[BlockTimes] = []
     for rank in lines:
-        line = next(line for line in rank if line["kind"] == "blocks" and line["number"] == number)
-        scale = yard / line["yardstick"]
-        found.append({name: seconds * scale for name, seconds in line["seconds"].items()})
+        timed = [line for line in rank if line["kind"] == "blocks" and line["number"] == number]
+        scale = yard / statistics.median(line["yardstick"] for line in timed)
+        found.append(BlockTimes({name: [line["seconds"][name] * scale for line in timed] for name in timed[0]["seconds"]}))
     return found
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from validation.measure import launch, network
 from validation.measure.launch import HANG, RankError, run_ranks
+from validation.measure.priorities import holding_locks
 
 ROOT = Path(__file__).parents[2]
 MESSAGE = 1_000_000
@@ -271,3 +272,14 @@ def test_an_interrupted_run_removes_its_network_and_ranks() -> None:
         victim.wait(timeout=30)
     assert not namespaces(prefix)
     assert not stubs()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="priorities need root")
+def test_a_thread_that_holds_locks_keeps_its_core_and_gives_it_back() -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, 1 + os.getpriority(os.PRIO_PROCESS, 0))
+    before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(KeyError), holding_locks():
+        inside = os.sched_getscheduler(0)
+        raise KeyError
+    assert inside in (os.SCHED_FIFO, before[0])  # some containers have no real-time class
+    assert (os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)) == before

@@ -30,7 +30,7 @@ _AFTERMATH = 0.5
 """Within this, the peers of a rank that died end too, some of them before it is noticed. [s]"""
 _PRECEDENCE = -15
 """Niceness of a rank's session."""
-_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
+_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
 """Keeps freed memory in the process (glibc): a rank that gets fresh pages for every large tensor takes up to twice as long, and whether it does
 depends on what ran before."""
 _FOLDER = "simtrain-ranks-"

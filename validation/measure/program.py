@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simtrain.graph.per_rank import RankProgram
+from validation.measure.priorities import holding_locks
 
 Run = Callable[[], Any]
 
@@ -23,8 +24,12 @@ class Block:
     run: Run
     before: Run = lambda: None
     """Prepares one run, untimed; a backward needs its forward."""
+    after: Run = lambda: None
+    """Forgets what a run keeps for a step that does not come, untimed."""
     is_compute: bool = True
     """Whether it takes the time of a core, rather than of a disk."""
+    is_timer: bool = False
+    """Whether the run returns the time that it is about, rather than takes it. [s]"""
 
 
 class Program(ABC):
@@ -141,10 +146,12 @@ class Piece:
         """Return its forward and backward as blocks."""
 
         def forward() -> Tensor:
-            self.kept.clear()
             return self.forward(x)
 
-        return {"forward": Block(forward), "backward": Block(lambda: self.backward(self.gradient), before=lambda: setattr(self, "gradient", forward()))}
+        return {
+            "forward": Block(forward, after=self.kept.clear),
+            "backward": Block(lambda: self.backward(self.gradient), before=lambda: setattr(self, "gradient", forward())),
+        }
 
 
 def gradients_of(layers: Sequence[torch.nn.Module]) -> Tensor:
@@ -169,8 +176,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 def exchange(outputs: list[Tensor], inputs: list[Tensor], rank: int) -> None:
     """All-to-all by sends and receives; receives are posted first, or their notices would wait behind the peer's data."""
-    posted = [dist.irecv(out, peer) for peer, out in enumerate(outputs) if peer != rank and out.numel()]
-    posted += [dist.isend(x, peer) for peer, x in enumerate(inputs) if peer != rank and x.numel()]
+    with holding_locks():
+        posted = [dist.irecv(out, peer) for peer, out in enumerate(outputs) if peer != rank and out.numel()]
+        posted += [dist.isend(x, peer) for peer, x in enumerate(inputs) if peer != rank and x.numel()]
     outputs[rank].copy_(inputs[rank])
     for work in posted:
         assert work is not None

@@ -29,15 +29,23 @@ def measure(size: int, steps: int, checkpoint_every: int, die_at: int) -> dict[s
 
 
 def constants(size: int, repeats: int = 3) -> dict[str, float]:
-    """Measure start, step, checkpoint and end of a job that nothing happens to. [s]"""
-    starts, steps, checkpoints, ends = [], [], [], []
+    """Measure the parts of a job. [s]
+
+    ``start``, ``first`` step, later ``step``, ``checkpoint`` and ``end`` are those of a job that nothing happens to. ``recovery`` is a start from a
+    checkpoint and a death: a second job goes on where the first ended, and is killed before its first step.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ("start", "first", "step", "checkpoint", "end", "recovery")}
     for _ in range(repeats):
-        began = time.time()
-        result = measure(size, steps=4, checkpoint_every=4, die_at=NEVER)
-        finished = began + result["seconds"]
-        lines = result["lines"][0]
-        starts.append(lines[0]["time"] - began)
-        steps += [b["time"] - a["time"] for a, b in pairwise(lines) if b["kind"] == "step"]
-        checkpoints.append(lines[-1]["time"] - lines[-2]["time"])
-        ends.append(finished - lines[-1]["time"])
-    return {name: statistics.median(values) for name, values in (("start", starts), ("step", steps), ("checkpoint", checkpoints), ("end", ends))}
+        with tempfile.TemporaryDirectory(prefix="simtrain-restart-") as folder:
+            task = {"steps": 4, "checkpoint_every": 4, "die_at": NEVER, "checkpoint": str(Path(folder) / "state.pt")}
+            began = time.time()
+            lines = run_ranks(JOB, size, task)[0]
+            finished = time.time()
+            with suppress(RankError):
+                run_ranks(JOB, size, task | {"steps": 8, "die_at": 4})
+            found["recovery"].append(time.time() - finished)
+        found["start"].append(lines[0]["time"] - began)
+        for number, (a, b) in enumerate(pairwise(lines)):
+            found["first" if number == 0 else b["kind"]].append(b["time"] - a["time"])
+        found["end"].append(finished - lines[-1]["time"])
+    return {name: statistics.median(values) for name, values in found.items()}

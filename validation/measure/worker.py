@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from validation.measure import micro
+from validation.measure.priorities import set_priorities
 from validation.measure.program import Block, Program
 from validation.measure.programs import PROGRAMS
 
@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     dist.init_process_group("gloo", init_method=f"file://{os.environ['SIMTRAIN_STORE']}", rank=rank, world_size=size, timeout=timedelta(seconds=60))
-    micro.set_priorities()
+    set_priorities()
     with open(os.environ["SIMTRAIN_RESULTS"], "a", buffering=1) as out:
         worker = Worker(rank, size, task, lambda line: print(json.dumps(line), file=out))
         worker.run()
@@ -60,50 +60,40 @@ class Worker:
             for name, seconds in micro.constants(self.rank, self.size, size_of):
                 self.write({"kind": "micro", "name": name, "seconds": seconds})
         programs = [PROGRAMS[c["program"]](self.rank, self.size, **c["values"]) for c in self.task["configurations"]]
-        for number, program in enumerate(programs):
-            self._blocks(number, program)
+        blocks = [self._prepared(program) for program in programs]
         for round_number in range(self.task["rounds"]):
             order = list(range(len(programs)))
             random.Random(round_number).shuffle(order)
             for number in order:
-                self._sample(number, programs[number], round_number)
+                self._round(number, programs[number], blocks[number], round_number)
 
-    def _blocks(self, number: int, program: Program) -> None:
+    def _prepared(self, program: Program) -> dict[str, Block]:
+        """Make a program ready to run, and check its result; return its blocks."""
         torch.manual_seed(0)
         program.prepare()
-        blocks = program.blocks()
-        names = sorted(blocks)
-        micro.start_together(self.rank, self.size)
-        times: dict[str, list[float]] = {name: [] for name in names}
-        yards: list[float] = []
-        for repeat in range(self.task["block_repeats"] + 1):
-            yards.append(self.yardstick.seconds())
-            for name in names:
-                seconds = _time_of(blocks[name])
-                if repeat:
-                    times[name].append(seconds)
-        dist.barrier()
-        values = {name: statistics.median(seconds) for name, seconds in times.items()}
-        program.prepare()  # forget what the blocks left behind
-        self.write({"kind": "blocks", "number": number, "seconds": values, "yardstick": statistics.median(yards)})
-
-    def _sample(self, number: int, program: Program, round_number: int) -> None:
-        if round_number == 0:
-            for _ in range(WARM_UPS):
-                program.step()
-            error = program.error()
-            if not error < 1e-3:
-                raise AssertionError(f"{program.name} {program.settings}: result is off by {error:.2g} from the same mathematics in one process")
-        else:
+        for _ in range(WARM_UPS):
             program.step()
+        error = program.error()
+        if not error < 1e-3:
+            raise AssertionError(f"{program.name} {program.settings}: result is off by {error:.2g} from the same mathematics in one process")
+        dist.barrier()
+        return program.blocks()
+
+    def _round(self, number: int, program: Program, blocks: dict[str, Block], round_number: int) -> None:
+        """Time the blocks of a program, then a step of it: a machine that has become slower in between rounds is so for both."""
+        program.step()
+        micro.start_together(self.rank, self.size)
+        for repeat in range(self.task["block_repeats"]):
+            yardstick = self.yardstick.seconds()
+            seconds = {name: _time_of(blocks[name]) for name in sorted(blocks)}
+            self.write({"kind": "blocks", "number": number, "round": round_number, "repeat": repeat, "seconds": seconds, "yardstick": yardstick})
         before, sent = self.yardstick.seconds(), _sent()
         start = micro.start_together(self.rank, self.size)
         program.step()
         seconds = time.perf_counter() - start
-        after = self.yardstick.seconds()
-        dist.barrier()
-        line = {"kind": "sample", "number": number, "round": round_number, "seconds": seconds, "yardsticks": [before, after], "sent": _sent() - sent}
-        self.write(line)
+        dist.barrier()  # a yardstick beside what others still send would say that the machine is slow
+        line = {"kind": "sample", "number": number, "round": round_number, "seconds": seconds, "yardsticks": [before, self.yardstick.seconds()]}
+        self.write(line | {"sent": _sent() - sent})
 
 
 def _time_of(block: Block) -> float:
@@ -111,8 +101,10 @@ def _time_of(block: Block) -> float:
     block.before()
     clock = time.thread_time if block.is_compute else time.perf_counter
     start = clock()
-    block.run()
-    return clock() - start
+    result = block.run()
+    seconds = result if block.is_timer else clock() - start
+    block.after()
+    return seconds
 
 
 def _sent() -> int:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from simtrain.graph.per_rank import RankProgram
 from simtrain.graph.schedule import Task, tasks
+from validation.measure.priorities import holding_locks
 from validation.measure.program import MLP, Block, Piece, Program, gradients_of, relative, train_alone
 
 HIDDEN, FFN, TOKENS = 768, 2048, 384
@@ -82,13 +83,17 @@ class Pipeline(Program):
                 y = stage.backward(x, index)
             target = self.target(task)
             if target is not None:
-                sends.append((dist.isend(y, target % self.size, tag=self.tag(task, target)), y))
+                with holding_locks():
+                    sends.append((dist.isend(y, target % self.size, tag=self.tag(task, target)), y))
         for work, _ in sends:
             work.wait()
 
     def _post(self, task: Task, number: int) -> Any:
         source = self.source(task)
-        return None if source is None else dist.irecv(self.buffers[number], source % self.size, tag=self.tag(task, self.place(task)))
+        if source is None:
+            return None
+        with holding_locks():
+            return dist.irecv(self.buffers[number], source % self.size, tag=self.tag(task, self.place(task)))
 
     def error(self) -> float:
         model = [MLP(HIDDEN, FFN, seed) for seed in range(self.size * self.settings["chunks"])]

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simtrain.graph.per_rank import RankProgram
+from validation.measure.priorities import holding_locks
 from validation.measure.program import Block, Program, relative
 
 HEADS, DIM = 8, 64
@@ -90,7 +91,8 @@ class RingAttention(Program):
         return torch.stack([dp.transpose(1, 2) @ self.q * SCALE, p.transpose(1, 2) @ g])
 
     def _shift(self, x: Tensor, into: Tensor) -> list[Any]:
-        return [dist.irecv(into, (self.rank - 1) % self.size), dist.isend(x, (self.rank + 1) % self.size)]
+        with holding_locks():
+            return [dist.irecv(into, (self.rank - 1) % self.size), dist.isend(x, (self.rank + 1) % self.size)]
 
     def _wait(self, works: list[Any], *, before: bool = False) -> None:
         if before == (not self.settings["is_overlapped"]):
