@@ -60,14 +60,14 @@ class Worker:
             for name, seconds in micro.constants(self.rank, self.size, size_of):
                 self.write({"kind": "micro", "name": name, "seconds": seconds})
         programs = [PROGRAMS[c["program"]](self.rank, self.size, **c["values"]) for c in self.task["configurations"]]
-        blocks = [self._prepared(program) for program in programs]
+        blocks = [self._prepared(number, program) for number, program in enumerate(programs)]
         for round_number in range(self.task["rounds"]):
             order = list(range(len(programs)))
             random.Random(round_number).shuffle(order)
             for number in order:
                 self._round(number, programs[number], blocks[number], round_number)
 
-    def _prepared(self, program: Program) -> dict[str, Block]:
+    def _prepared(self, number: int, program: Program) -> dict[str, Block]:
         """Make a program ready to run, and check its result; return its blocks."""
         torch.manual_seed(0)
         program.prepare()
@@ -77,6 +77,7 @@ class Worker:
         if not error < 1e-3:
             raise AssertionError(f"{program.name} {program.settings}: result is off by {error:.2g} from the same mathematics in one process")
         dist.barrier()
+        self.write({"kind": "ready", "number": number})  # a sign of life: the mathematics in one process may take its time
         return program.blocks()
 
     def _round(self, number: int, program: Program, blocks: dict[str, Block], round_number: int) -> None:
