@@ -71,7 +71,7 @@ def entry(sources: Iterable[str | Path]) -> Callable[[Function], Function]:
 
 def is_cached(dispatcher: Any) -> bool:
     """Whether an outermost function is compiled, in this process or on disk; numba has no public question for the latter."""
-    if dispatcher.signatures:
+    if dispatcher.overloads:
         return True
     try:
         return bool(dispatcher._cache._cache_file._load_index())

@@ -169,9 +169,12 @@ def disturbed(trace: Trace, composites: Composites, fidelity: Fidelity, slowdown
     """Return per class the instructions whose composite overlapped something that could change it, or whose ranks came to it at different times."""
     g = trace.graph
     rows = _composites_in(g)
+    profiles = [(of_profile, *_touches(g.table, profile, fidelity, slowdown)) for profile, of_profile in _profiles(g.table, composites).items()]
+    if trace.engine == "compiled" and not _is_anything_near(trace, rows, [touching for _, *touching in profiles]):
+        return {}
     hit = trace.start[rows] != trace.ready[rows]
-    for profile, of_profile in _profiles(g.table, composites).items():
-        others, since = _touching(trace, profile, fidelity, slowdown)
+    for of_profile, touches, is_queued in profiles:
+        others, since = _touching(trace, touches, is_queued)
         if len(others):
             mine = np.flatnonzero(of_profile[g.op[rows]])
             hit[mine] |= _overlapped(trace, rows[mine], others, since)
@@ -235,20 +238,35 @@ def _profiles(table: OpTable, composites: Composites) -> dict[_Profile, Flags]:
     return profiles
 
 
-def _touching(trace: Trace, profile: _Profile, fidelity: Fidelity, slowdown: float) -> tuple[Ints, Floats]:
-    """Return the rows that could change composites of a profile on their rank, or be changed by them, and since when.
+def _touches(table: OpTable, profile: _Profile, fidelity: Fidelity, slowdown: float) -> tuple[Flags, Flags]:
+    """Return which operations could change composites of a profile on their rank, or be changed by them, and which do so from when they are ready.
 
     A row that waits is already queued on its stream, and on its lanes under ``analytic``: what is issued later
     waits behind it. Compute and its slowdown only meet while both run.
     """
-    g, table = trace.graph, trace.graph.table
     is_queued = np.array([name in profile.streams and name != "compute" for name in table.streams])[table.stream]
     same_link = (table.links & int(profile.links)) != 0
     is_running = same_link if fidelity == "fair" else np.zeros(len(same_link), np.bool_)
     is_queued |= same_link if fidelity == "analytic" else False
     if slowdown > 0:
         is_running |= table.holds_sms | ((table.kind == Kind.COMPUTE) & profile.holds_sms)
-    touches = (is_queued | is_running) & (table.kind != Kind.COMPOSITE)
+    return (is_queued | is_running) & (table.kind != Kind.COMPOSITE), is_queued
+
+
+def _touching(trace: Trace, touches: Flags, is_queued: Flags) -> tuple[Ints, Floats]:
+    """Return the rows that could change composites of a profile, or be changed by them, and since when."""
+    g = trace.graph
     chosen = np.flatnonzero(touches[g.op]) if touches.any() else np.zeros(0, np.int64)
     chosen = chosen[trace.end[chosen] > trace.ready[chosen]]
     return chosen, np.where(is_queued[g.op[chosen]], trace.ready[chosen], trace.start[chosen])
+
+
+def _is_anything_near(trace: Trace, rows: Ints, touching: Sequence[Sequence[Flags]]) -> bool:
+    """Return whether composites have to be looked at one by one: mostly not, as gradients follow all passes. No profile is told from another."""
+    from simtrain.engine.kernel.neighbours import IS_QUEUED, TOUCHES, is_anything_near
+
+    g, num_ranks = trace.graph, len(trace.graph.ranks)
+    role = np.zeros(len(g.table.ops), np.uint8)
+    for touches, is_queued in touching:
+        role |= (TOUCHES * touches + IS_QUEUED * is_queued).astype(np.uint8)
+    return is_anything_near(role, g.op, g.rank, trace.ready, trace.start, trace.end, rows, np.full(num_ranks, np.inf), np.zeros(num_ranks))

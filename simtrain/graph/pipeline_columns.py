@@ -92,13 +92,14 @@ class Pipeline:
     stages: tuple[Columns, ...]
     peak_in_flight: Ints
     """Most forwards of a stage whose backward has not run."""
-    in_flight: tuple[NDArray[np.float64], ...]
-    """Per stage, the forwards of each chunk whose backward has not run, at every time at which no other has as many of all chunks."""
+    in_flight: NDArray[np.float64]
+    """Stage after stage, the forwards of each chunk whose backward has not run, at every time at which no other has as many of all chunks."""
+    first_in_flight: Ints
+    """First row of each stage there."""
 
-    def peak_sum(self, stage: int, each: Sequence[float]) -> float:
-        """Return the most of something that a stage holds, when every forward in flight of chunk ``i`` holds ``each[i]``."""
-        held = self.in_flight[stage]
-        return float(held[0, 0] * each[0] if len(each) == 1 else (held @ np.array(each, np.float64)).max())
+    def peak_sums(self, each: Sequence[float]) -> list[float]:
+        """Return the most of something that every stage holds, when each forward in flight of chunk ``i`` holds ``each[i]``."""
+        return np.maximum.reduceat(self.in_flight @ np.array(each, np.float64), self.first_in_flight).tolist()
 
 
 class _Tasks(NamedTuple):
@@ -130,7 +131,8 @@ def pipeline_columns(shape: Shape) -> Pipeline:
     tasks = _tasks(shape, order)
     programs = (_overlapped if shape.is_overlapped else _blocking)(shape, tasks)
     most = np.where(order.is_forward, 1, -1).cumsum(axis=1).max(axis=1, initial=0)
-    return Pipeline(shape, order, tuple(programs), most, tuple(_in_flight(order, stage, shape.chunks) for stage in range(shape.stages)))
+    held = [_in_flight(order, stage, shape.chunks) for stage in range(shape.stages)]
+    return Pipeline(shape, order, tuple(programs), most, np.concatenate(held), np.cumsum([0, *map(len, held[:-1])]))
 
 
 def _in_flight(order: Orders, stage: int, chunks: int) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -80,6 +81,7 @@ class Resolver:
             return build_system(cls, given, values, name)  # says what is wrong
 
 
+@cache
 def _is_plain(cls: type[System], key: str) -> bool:
     """Whether a key is a parameter of its own that is no object and has no unit."""
     known = cls.model_fields.get(key)

@@ -572,11 +572,18 @@ class _StageBuilder:
 
     def _loading(self) -> Template:
         """Return what a stage does before its first task."""
-        loading = Program("data_loading")
-        self._emit_root(loading, is_forward=True)
-        if self._loading_time and self.index == 0:
-            loading.compute("data_loading", self._loading_time, stream="host", kind=Kind.HOST)
-        return loading.template()
+        seconds = self._loading_time if self.index == 0 else 0.0
+        if not seconds and self.system.zero < 3:
+            return _NOTHING
+
+        def make() -> Template:
+            loading = Program("data_loading")
+            self._emit_root(loading, is_forward=True)
+            if seconds:
+                loading.compute("data_loading", seconds, stream="host", kind=Kind.HOST)
+            return loading.template()
+
+        return make() if self.system.zero == 3 else self.layout.reuse.template(("loading", seconds), make)
 
     def _messages(self) -> list[Template]:
         """Return both ends of backward messages, then of forward ones, the receiving end first."""
@@ -668,25 +675,35 @@ class _StageBuilder:
 
     def memory(self, index: int) -> dict[str, float]:
         """Return peak bytes by part: states under ZeRO, activations of the microbatches in flight. [B]"""
+        in_flight = {"activations": self._peaks[index], "stage outputs": self._stage_outputs(index)}
+        return {part: nbytes for part, nbytes in {**self._memory_of_all, **in_flight}.items() if nbytes}
+
+    @cached_property
+    def _peaks(self) -> list[float]:
+        """Activations of the microbatches in flight, at their peak, if a stage were like this one. [B]"""
+        return self.pipeline.peak_sums([chunk.saved for chunk in self.chunks])
+
+    @cached_property
+    def _memory_of_all(self) -> dict[str, float]:
+        """All parts, in order; what depends on how many microbatches are in flight is left at 0. [B]"""
         system, b = self.system, self.costs.dtype_bytes
         own = [self._local(stage) for stage in (1, 2, 3)]
         master = 4.0 if b < 4 else 0.0
-        peak = self.pipeline.peak_sum(index, [chunk.saved for chunk in self.chunks])
         parts = {
             "parameters": b * own[2],
             "gradients": self.costs.gradient_bytes * own[1],
             "optimizer states": (master + self.costs.moments) * own[0],
-            "activations": peak,
+            "activations": 0.0,
             "backward workspace": max(chunk.working for chunk in self.chunks),
-            "stage outputs": self._stage_outputs(index),
+            "stage outputs": 0.0,
             CONTEXT: self.costs.software.context_memory,
         }
-        if index in (0, system.pp - 1):
+        if self.index in (0, system.pp - 1):
             parts["vocabulary gradient"] = self.costs.software.vocab_gradient_bytes * self.model.vocab / system.tp * self.model.hidden
         if system.zero == 3:
             sharded = [c.parameters + (c.expert_parameters if self.expert_copies > 1 else 0.0) for c in self.chunks]
             parts["gathered layers"] = 2 * b * max(count / n for count, n in zip(sharded, self.layout.layers[self.index], strict=True))
-        return {part: nbytes for part, nbytes in parts.items() if nbytes}
+        return parts
 
     def _stage_outputs(self, index: int) -> float:
         """Outputs of the microbatches in flight, where the stack does not free what it has sent. [B]"""
@@ -806,12 +823,12 @@ def expert_copies(mesh: Mesh) -> int:
 def _check_memory(stages: Sequence[dict[str, float]], cluster: Cluster, fragmentation: float) -> None:
     """Refuse what does not fit: allocated bytes with the allocator's fragmentation, and the context beside them."""
     accelerator = cluster.node.accelerator
-    tables = [memory | {"fragmentation": fragmentation * allocated_bytes(memory)} for memory in stages]
-    needs = [sum(table.values()) for table in tables]
+    waste = [fragmentation * allocated_bytes(memory) for memory in stages]
+    needs = [sum(memory.values()) + lost for memory, lost in zip(stages, waste, strict=True)]
     need = max(needs)
     if need > accelerator.memory_capacity:
         stage = needs.index(need)
-        worst = tables[stage]
+        worst = stages[stage] | {"fragmentation": waste[stage]}
         raise InfeasibleError(
             f"out of memory: {need / 1e9:.2f} GB needed on each accelerator of pp {stage}, {accelerator.name} has {accelerator.memory_capacity / 1e9:.2f} GB; "
             "raise tp, pp, zero or recompute, or lower microbatch_size",

@@ -173,7 +173,7 @@ def test_pipelines_in_columns_are_those_written_task_by_task(
         order = tasks(schedule, s, p, v, m)
         assert pipeline.peak_in_flight[s] == peak_in_flight(order)
         now = np.cumsum([saved[t.chunk] * (1 if t.is_forward else -1) for t in order])
-        assert pipeline.peak_sum(s, saved.tolist()) == pytest.approx(now.max(), rel=1e-12)
+        assert pipeline.peak_sums(saved.tolist())[s] == pytest.approx(now.max(), rel=1e-12)
 
 
 def _slot_names(v: int) -> list[str]:
