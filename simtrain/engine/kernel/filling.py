@@ -1,6 +1,8 @@
 """Max-min fair rates of the transfers that a change can reach, by progressive filling (compiled).
 
-The rule is that of :func:`simtrain.engine.fairshare.progressive_filling`; the two are written independently.
+The rule is that of :func:`simtrain.engine.fairshare.progressive_filling`; the two are written independently. A change mostly concerns its
+neighbours alone, however many links hang together: these are solved first while all others keep their rates, and others only if
+:func:`simtrain.engine.kernel.solution.is_solved` finds that this is not the solution of all.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false
@@ -35,17 +37,26 @@ from simtrain.engine.kernel.network import (
     can_saturate,
 )
 from simtrain.engine.kernel.rows import NONE
+from simtrain.engine.kernel.solution import HIGHEST, is_solved
 from simtrain.engine.kernel.work import re_anchor
 
-HIGHEST = 2**63 - 1
+FEW, GROWTH = 1, 4
+"""Transfers that are solved at once, and how many times more are taken if that does not do."""
 
 
 @called
 def resolve(network: Network, work: Floats, agenda: Agenda, now: float) -> None:
     """Solve where something changed, and re-anchor the transfers whose rate is new."""
-    num_flows, num_links = _component(network)
-    _fill(network, num_flows, num_links)
-    flows = network.flows
+    num_flows, flows, most = 0, network.flows, FEW
+    while True:
+        num_flows, num_links, is_whole = _component(network, most)
+        _fill(network, num_flows, num_links)
+        if is_whole or is_solved(network, num_flows):
+            break
+        most *= GROWTH
+    for i in range(network.counts[DIRTY]):
+        network.links[network.dirty[i], IS_DIRTY] = 0
+    network.counts[DIRTY] = 0
     for i in range(num_flows):
         flow = network.met_flows[i]
         if flows[flow, NEW_RATE] != flows[flow, RATE]:
@@ -54,18 +65,24 @@ def resolve(network: Network, work: Floats, agenda: Agenda, now: float) -> None:
 
 
 @inlined
-def _component(network: Network) -> tuple[int, int]:
-    """Collect the transfers that the dirty links reach through links that can saturate, and these links; return their numbers."""
+def _component(network: Network, most: int) -> tuple[int, int, bool]:
+    """Collect the transfers that the dirty links reach through links that can saturate, and these links.
+
+    Returns
+    -------
+    tuple
+        Their numbers, and whether these are all. If not, all of the dirty links' transfers and at least ``most`` are among them; on the links met, the others
+        keep their rates.
+    """
     links, arcs, met = network.links, network.arcs, network.met_links
     epoch = network.counts[EPOCH] = network.counts[EPOCH] + 1
-    num_flows, num_links = 0, network.counts[DIRTY]
+    num_flows, num_dirty = 0, network.counts[DIRTY]
+    num_links = num_dirty
     for i in range(num_links):
         met[i] = network.dirty[i]
-        links[met[i], IS_DIRTY] = 0
         links[met[i], SEEN_LINK] = epoch
-    network.counts[DIRTY] = 0
     position = kept = 0
-    while position < num_links:
+    while position < num_links and (position < num_dirty or num_flows < most):
         link = met[position]
         position += 1
         waiting, arc = 0, links[link, ON_LINK]
@@ -80,7 +97,26 @@ def _component(network: Network) -> tuple[int, int]:
         if can_saturate(network, link):
             met[kept] = link
             kept += 1
-    return num_flows, kept
+    is_whole = position == num_links
+    for i in range(position, num_links):
+        _take_what_others_leave(network, met[i], epoch)
+        met[kept] = met[i]
+        kept += 1
+    return num_flows, kept, is_whole
+
+
+@inlined
+def _take_what_others_leave(network: Network, link: int, epoch: int) -> None:
+    """Let the transfers collected share what those that keep their rates leave of a link."""
+    links, flows, arcs = network.links, network.flows, network.arcs
+    left, waiting, arc = links[link, CAPACITY], 0, links[link, ON_LINK]
+    while arc != NONE:
+        if flows[arcs[arc, FLOW], SEEN_FLOW] == epoch:
+            waiting += arcs[arc, WEIGHT]
+        else:
+            left -= flows[arcs[arc, FLOW], RATE] * arcs[arc, WEIGHT]
+        arc = arcs[arc, AFTER]
+    links[link, LEFT_OVER], links[link, WAITING] = left, waiting
 
 
 @inlined
