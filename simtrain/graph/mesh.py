@@ -38,6 +38,8 @@ class Mesh:
     folds: tuple[tuple[str, int, int], ...] = ()
     """Further groups as (name, size, stride): every ``stride``-th rank, ``size`` of them, whatever the axes; experts are spread so [1]_."""
     _strides: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict[str, int])
+    _asked: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict[str, int])
+    """Sizes of what was asked for."""
 
     def __post_init__(self) -> None:
         stride = 1
@@ -71,6 +73,11 @@ class Mesh:
         InputError
             If an axis is not in the mesh.
         """
+        if axis not in self._asked:
+            self._asked[axis] = self._size(axis)
+        return self._asked[axis]
+
+    def _size(self, axis: str) -> int:
         fold = self._fold(axis)
         if fold is not None:
             return fold[0]

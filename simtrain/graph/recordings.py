@@ -14,6 +14,9 @@ from simtrain.graph.mesh import Mesh
 
 Question = tuple[str, str]
 """What was asked (``field``, ``size``, ``span``, ...) and of which."""
+FIELD = "field"
+"""Kind of the questions about parameters of a system."""
+Questions = tuple[Question, ...]
 R = TypeVar("R")
 
 
@@ -55,13 +58,14 @@ class Recordings(Generic[R]):
 
     def __init__(self, most: int = 4096) -> None:
         self.most = most
-        self._questions: dict[Hashable, list[tuple[Question, ...]]] = {}
-        self._kept: dict[Hashable, R] = {}
+        self._questions: dict[Hashable, list[tuple[int, Questions]]] = {}
+        self._numbers: dict[tuple[Hashable, Questions], int] = {}
+        self._kept: dict[tuple[int, tuple[Hashable, ...]], R] = {}
 
-    def find(self, what: Hashable, ask: Callable[[Question], Any]) -> R | None:
-        """Return the recording of ``what`` for which ``ask`` answers every question as it was answered then."""
-        for questions in self._questions.get(what, ()):
-            key = (what, questions, tuple(map(ask, questions)))
+    def find(self, what: Hashable, ask: Callable[[Questions], tuple[Hashable, ...]]) -> R | None:
+        """Return the recording of ``what`` for which ``ask`` answers every question as it was answered then, fields first."""
+        for number, questions in self._questions.get(what, ()):
+            key = (number, ask(questions))
             found = self._kept.pop(key, None)
             if found is not None:
                 self._kept[key] = found
@@ -70,11 +74,12 @@ class Recordings(Generic[R]):
 
     def keep(self, what: Hashable, reads: Reads, recording: R) -> R:
         """Keep a recording with what it has read, and return it."""
-        questions = tuple(reads.answers)
-        asked = self._questions.setdefault(what, [])
-        if questions not in asked:
-            asked.append(questions)
-        self._kept[what, questions, tuple(reads.answers.values())] = recording
+        answers = dict(sorted(reads.answers.items(), key=lambda item: item[0][0] != FIELD))
+        questions = tuple(answers)
+        if (what, questions) not in self._numbers:
+            self._numbers[what, questions] = len(self._numbers)
+            self._questions.setdefault(what, []).append((self._numbers[what, questions], questions))
+        self._kept[self._numbers[what, questions], tuple(answers.values())] = recording
         if len(self._kept) > self.most:
             del self._kept[next(iter(self._kept))]
         return recording

@@ -7,7 +7,8 @@ all it depends on, so it changes no result, and its size is bounded. Objects are
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
 from simtrain.cost.model import CostModel
@@ -18,7 +19,7 @@ from simtrain.graph.graph import Shapes
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.pipeline_columns import Pipeline, Shape, pipeline_columns
 from simtrain.graph.recorder import Piece
-from simtrain.graph.recordings import Question, Reads, Recordings
+from simtrain.graph.recordings import FIELD, Questions, Reads, Recordings
 from simtrain.graph.template import Joined, Template
 from simtrain.hardware import Cluster, Software
 from simtrain.model import Transformer
@@ -67,6 +68,8 @@ class Reuse:
         self._templates = Recent[Template](4096)
         self._flops = Recent[float](256)
         self._seats = Recent[Seats](1024)
+        self._meshes = Recent[Mesh](1024)
+        self._messages = Recent[tuple[Template, ...]](4096)
 
     def costs(self, cluster: Cluster, software: Software, dtype: str, model: Transformer) -> CostModel:
         """Return the costs of these, with what they have computed so far."""
@@ -96,6 +99,14 @@ class Reuse:
     def appended(self, first: Columns, slots: int, last: Columns) -> Columns:
         """Return a program with another behind it, whose slots follow the ``slots`` of the first."""
         return self._programs.of((Same(first), slots, Same(last)), lambda: concatenate([first, last], [slots, 0]))
+
+    def messages(self, key: Hashable, make: Callable[[], tuple[Template, ...]]) -> tuple[Template, ...]:
+        """Return the ends of messages made for a key that names all that they depend on."""
+        return self._messages.of(key, make)
+
+    def mesh(self, axes: tuple[tuple[str, int], ...], folds: tuple[tuple[str, int, int], ...]) -> Mesh:
+        """Return a mesh, which knows what was asked of it before."""
+        return self._meshes.of((axes, folds), lambda: Mesh(axes, folds))
 
     def seats(self, costs: CostModel, mesh: Mesh, stages: int) -> Seats:
         """Return which stages sit alike; the same object for the same costs and an equal mesh."""
@@ -144,7 +155,7 @@ def _watched_class(cls: type[System]) -> type[System]:
     def read(self: System, name: str) -> Any:
         value = cls.__getattribute__(self, name)
         if name in fields:
-            cls.__getattribute__(self, "__dict__")[_READS].note("field", name, comparable(value))
+            cls.__getattribute__(self, "__dict__")[_READS].note(FIELD, name, comparable(value))
         return value
 
     return type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, "__getattribute__": read})
@@ -170,15 +181,32 @@ def comparable(value: object) -> Hashable:
     return value if isinstance(value, (int, float, str, type(None))) else Same(value)
 
 
-def answer(question: Question, system: System, mesh: Mesh, coordinates: Mapping[str, int], costs: CostModel) -> Hashable:
-    """Return what a recording would read here."""
-    kind, name = question
-    match kind:
-        case "field":
-            return comparable(getattr(system, name))
-        case "size":
-            return mesh.size(name)
-        case "span":
-            return costs.span(mesh.block(name, coordinates))
-        case _:
-            return mesh
+class Answers(NamedTuple):
+    """Answers what a recording has read, here."""
+
+    system: System
+    mesh: Mesh
+    coordinates: Mapping[str, int]
+    costs: CostModel
+
+    def __call__(self, questions: Questions) -> tuple[Hashable, ...]:
+        """Return what the recording would read."""
+        fields, rest = _sorted(questions)
+        return *(comparable(value) for value in fields(self.system)), *(self._other(*question) for question in rest)
+
+    def _other(self, kind: str, name: str) -> Hashable:
+        match kind:
+            case "size":
+                return self.mesh.size(name)
+            case "span":
+                return self.costs.span(self.mesh.block(name, self.coordinates))
+            case _:
+                return self.mesh
+
+
+@lru_cache(maxsize=1024)
+def _sorted(questions: Questions) -> tuple[Callable[[System], tuple[object, ...]], Questions]:
+    """Return how to read the fields among the questions, all at once, and the other questions; fields come first."""
+    fields = [name for kind, name in questions if kind == FIELD]
+    read = attrgetter(*fields) if len(fields) > 1 else lambda system: tuple(getattr(system, name) for name in fields)
+    return read, tuple(question for question in questions if question[0] != FIELD)

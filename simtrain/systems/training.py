@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import ClassVar, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from simtrain.graph.gradient_flow import GradientFlow, Send
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.pipeline import message
-from simtrain.graph.pipeline_columns import Shape, Slots
+from simtrain.graph.pipeline_columns import Pipeline, Shape, Slots
 from simtrain.graph.program import Handle, Program
 from simtrain.graph.recorder import Pending, Piece, Recorder
 from simtrain.graph.recordings import NotedMesh, Reads
@@ -32,7 +32,7 @@ from simtrain.graph.template import Kind, Template
 from simtrain.hardware import Cluster
 from simtrain.model import Transformer
 from simtrain.policy.layer_split import SPLITS, LayerCounts, checked
-from simtrain.systems.reuse import Reuse, Same, answer, watched
+from simtrain.systems.reuse import Answers, Reuse, Same, Seats, watched
 from simtrain.systems.step import StepSystem
 from simtrain.workload import Pretraining
 
@@ -248,11 +248,14 @@ class Layout:
     microbatch: Microbatch
     layers: tuple[tuple[int, ...], ...]
     """Layers by stage and chunk."""
+    before: tuple[tuple[int, ...], ...]
+    """Layers of the model before each chunk, by stage and chunk."""
+    kinds: tuple[LayerKind, ...]
+    """Of all layers of the model."""
+    seats: Seats
     schedule: Schedule
     reuse: Reuse
     """What runs before have left."""
-    before: tuple[tuple[int, ...], ...]
-    """Layers of the model before each chunk, by stage and chunk."""
     recorded: dict[Hashable, _ChunkTemplates] = field(default_factory=dict[Hashable, "_ChunkTemplates"])
     """Chunks of this run."""
     pieces: dict[Hashable, Piece] = field(default_factory=dict[Hashable, Piece])
@@ -287,14 +290,41 @@ def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster
     layers = checked(system.split_layers(workload.model.layers), workload.model.layers, system.pp, system.vpp)
     if system.zero_group and (dp * system.cp) % system.zero_group:
         raise InputError(f"zero_group={system.zero_group} does not divide dp={dp} x cp={system.cp}; choose a divisor")
-    mesh = Mesh((("tp", system.tp), ("cp", system.cp), ("dp", dp), ("pp", system.pp)), system.folds(dp))
     schedule: Schedule = ("interleaved" if system.vpp > 1 else "1f1b") if system.schedule == "auto" else system.schedule
     batch = Microbatch(system.microbatch_size, workload.seq_len, system.microbatch_size * workload.seq_len / system.cp)
     reuse = reuse or Reuse()
     costs = reuse.costs(cluster, system.software, workload.dtype, workload.model)
-    return Layout(mesh, costs, workload, cluster, num_microbatches, batch, layers, schedule, reuse, layers_before(layers))
+    mesh = reuse.mesh((("tp", system.tp), ("cp", system.cp), ("dp", dp), ("pp", system.pp)), system.folds(dp))
+    return Layout(
+        mesh, costs, workload, cluster, num_microbatches, batch, layers, layers_before(layers), _layer_kinds(system, workload.model),
+        reuse.seats(costs, mesh, system.pp), schedule, reuse,
+    )  # fmt: skip
 
 
+def _pipeline_shape(system: TransformerTraining, layout: Layout) -> Shape:
+    """Return the order of what the stages do."""
+    is_sharded = system.zero < 3
+    return Shape(
+        layout.schedule, system.pp, system.vpp, layout.num_microbatches, system.pp_overlap,
+        gathers=system.dp_overlap == "chunk" and system.zero in (1, 2),
+        loads=_loading_time(system, layout) > 0 or system.zero == 3,
+        reduces=system.dp_overlap == "chunk" and is_sharded,
+        leaves=system.dp_overlap == "layer" and is_sharded,
+    )  # fmt: skip
+
+
+def _loading_time(system: TransformerTraining, layout: Layout) -> float:
+    """Return the host time before the first forward. [s]"""
+    return 0.0 if system.is_data_loading_overlapped else layout.costs.data_loading(layout.num_microbatches * system.microbatch_size)
+
+
+def _layer_kinds(system: TransformerTraining, m: Transformer) -> tuple[LayerKind, ...]:
+    if type(system).layer_kind is TransformerTraining.layer_kind:  # all alike; asked at every evaluation of a sweep
+        return (None,) * m.layers
+    return tuple(system.layer_kind(m, layer) for layer in range(m.layers))
+
+
+@lru_cache(maxsize=1024)
 def layers_before(layers: LayerCounts) -> tuple[tuple[int, ...], ...]:
     """Return the layers of the model before each chunk, by stage and chunk: the model passes the first chunks of all stages, then the second ones."""
     total, before = 0, [[0] * len(chunks) for chunks in layers]
@@ -332,13 +362,13 @@ def _rank_classes(system: TransformerTraining, layout: Layout) -> list[RankClass
     InfeasibleError
         If a stage needs more memory than there is.
     """
-    pp, mesh, costs = system.pp, layout.mesh, layout.costs
+    pp, pipeline = system.pp, layout.reuse.pipeline(_pipeline_shape(system, layout))
     built: dict[Hashable, _StageBuilder] = {}
     stages: list[tuple[_StageBuilder, dict[str, float]]] = []
-    for index, seat in enumerate(layout.reuse.seats(costs, mesh, pp).whole):
+    for index, seat in enumerate(layout.seats.whole):
         key = (index == 0, index == pp - 1, layout.layers[index], seat)
         if key not in built:
-            built[key] = _StageBuilder(system, layout, index)
+            built[key] = _StageBuilder(system, layout, pipeline, index)
         stages.append((built[key], built[key].memory(index)))
     _check_memory([memory for _, memory in stages], layout.cluster, system.software.fragmentation)
     return [builder.rank_class(index, memory) for index, (builder, memory) in enumerate(stages)]
@@ -350,6 +380,7 @@ class _StageBuilder:
 
     system: TransformerTraining
     layout: Layout
+    pipeline: Pipeline
     index: int
 
     def __post_init__(self) -> None:
@@ -361,9 +392,8 @@ class _StageBuilder:
         self.shards = layout.mesh.size(self.shard_axis)
         self.has_expert_groups = any(name == "dp_experts" for name, _, _ in layout.mesh.folds)
         self.expert_copies = expert_copies(layout.mesh)
-        self.seats = layout.reuse.seats(self.costs, layout.mesh, system.pp)
+        self.seats = layout.seats
         self.seat = self.seats.inside[self.index]
-        self.pipeline = layout.reuse.pipeline(self._shape)
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
 
     @cached_property
@@ -382,7 +412,7 @@ class _StageBuilder:
         is_last = self.index == system.pp - 1 and chunk == system.vpp - 1
         count = layout.layers[self.index][chunk]
         before = layout.before[self.index][chunk]
-        kinds = tuple(system.layer_kind(self.model, before + i) for i in range(count))
+        kinds = layout.kinds[before : before + count]
         key = (kinds, is_first, is_last, self.seat)
         found = layout.recorded.get(key)
         if found is None:
@@ -540,25 +570,6 @@ class _StageBuilder:
         ranks = self.layout.mesh.world_size // self.system.pp
         return RankClass({"pp": index}, ranks, ColumnProgram(columns, templates), memory)
 
-    @property
-    def _shape(self) -> Shape:
-        """Order of what the stages do."""
-        system, layout = self.system, self.layout
-        is_sharded = system.zero < 3
-        return Shape(
-            layout.schedule, system.pp, system.vpp, layout.num_microbatches, system.pp_overlap,
-            gathers=system.dp_overlap == "chunk" and system.zero in (1, 2),
-            loads=self._loading_time > 0 or system.zero == 3,
-            reduces=system.dp_overlap == "chunk" and is_sharded,
-            leaves=system.dp_overlap == "layer" and is_sharded,
-        )  # fmt: skip
-
-    @property
-    def _loading_time(self) -> float:
-        """Host time before the first forward. [s]"""
-        seconds = self.costs.data_loading(self.layout.num_microbatches * self.system.microbatch_size)
-        return 0.0 if self.system.is_data_loading_overlapped else seconds
-
     def _templates(self) -> list[Template]:
         """Return what stands behind the slots of the pipeline's program."""
         shape, chunks, nothing = self.pipeline.shape, self.chunks, _NOTHING
@@ -572,7 +583,7 @@ class _StageBuilder:
 
     def _loading(self) -> Template:
         """Return what a stage does before its first task."""
-        seconds = self._loading_time if self.index == 0 else 0.0
+        seconds = _loading_time(self.system, self.layout) if self.index == 0 else 0.0
         if not seconds and self.system.zero < 3:
             return _NOTHING
 
@@ -585,12 +596,17 @@ class _StageBuilder:
 
         return make() if self.system.zero == 3 else self.layout.reuse.template(("loading", seconds), make)
 
-    def _messages(self) -> list[Template]:
-        """Return both ends of backward messages, then of forward ones, the receiving end first."""
-        pp, index = self.system.pp, self.index
-        before, after = (index - 1) % pp, (index + 1) % pp
-        links = ((False, False, (after, index)), (False, True, (index, before)), (True, False, (before, index)), (True, True, (index, after)))
-        return [message(self._boundary(*ends), is_forward, is_send=is_send) for is_forward, is_send, ends in links]
+    def _messages(self) -> tuple[Template, ...]:
+        """Return both ends of backward messages, then of forward ones, the receiving end first; the same for stages that sit alike."""
+        nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
+
+        def make() -> tuple[Template, ...]:
+            pp, index = self.system.pp, self.index
+            before, after = (index - 1) % pp, (index + 1) % pp
+            links = ((False, False, (after, index)), (False, True, (index, before)), (True, False, (before, index)), (True, True, (index, after)))
+            return tuple(message(self._boundary(nbytes, *ends), is_forward, is_send=is_send) for is_forward, is_send, ends in links)
+
+        return self.layout.reuse.messages((Same(self.seats), self.seats.whole[self.index], nbytes), make)
 
     @property
     def _gathers_by_layer(self) -> bool:
@@ -610,11 +626,9 @@ class _StageBuilder:
         if self.system.zero_group:
             r.emit_collective(p, "all_reduce", "dp_replica", self.parameters * self.costs.gradient_bytes / self.shards, stream="dp")
 
-    def _boundary(self, source: int, target: int) -> Transfer:
+    def _boundary(self, nbytes: float, source: int, target: int) -> Transfer:
         stride = self.layout.mesh.stride("pp")
-        ranks = (source * stride, target * stride)
-        nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
-        return self.costs.collective("send_recv", nbytes, ranks)
+        return self.costs.collective("send_recv", nbytes, (source * stride, target * stride))
 
     def _epilogue(self) -> list[Do]:
         """Reduce what is not reduced yet, sum tied embeddings, step the optimizer, gather what it sharded."""
@@ -729,7 +743,7 @@ def recorded_piece(
 ) -> Piece:
     """Record a part of a chunk, or take what was recorded where everything that it reads is the same: on another stage, or in another run."""
     what = (name, type(system), Same(costs), b)
-    found = reuse.pieces.find(what, lambda question: answer(question, system, mesh, coordinates, costs))
+    found = reuse.pieces.find(what, Answers(system, mesh, coordinates, costs))
     if found is not None:
         return found
     reads = Reads()

@@ -105,14 +105,14 @@ def test_recordings_are_found_where_all_reads_are_answered_alike() -> None:
     reads = Reads()
     reads.note("field", "tp", 2)
     kept.keep("layer", reads, "two")
-    assert kept.find("layer", lambda question: 2) == "two"
-    assert kept.find("layer", lambda question: 3) is None
-    assert kept.find("head", lambda question: 2) is None
+    assert kept.find("layer", lambda questions: (2,)) == "two"
+    assert kept.find("layer", lambda questions: (3,)) is None
+    assert kept.find("head", lambda questions: (2,)) is None
     other = Reads()
     other.note("size", "dp", 4)
     kept.keep("layer", other, "four")
     kept.keep("head", other, "head")
-    assert kept.find("layer", lambda question: 2) is None  # the oldest went
+    assert kept.find("layer", lambda questions: (2,)) is None  # the oldest went
 
 
 @settings(max_examples=60)

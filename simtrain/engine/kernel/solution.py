@@ -1,9 +1,10 @@
 """Whether rates are the max-min fair ones, found out from the neighbours of what changed (compiled).
 
 The *level* of a link is the rate at which progressive filling stops there: an equal share of what is left by transfers that stop
-earlier. Given the rates of its transfers it can be worked out for each link alone. Rates are those of progressive filling if and only if every transfer's is the lowest
-of its own cap and the levels of its links: let ``x`` be the lowest rate at which two such assignments do not hold the same transfers. Below it they agree, so a link
-that stops somebody at ``x`` in one has the same level in the other, and stops the same there.
+earlier. Given the rates of its transfers, it can be worked out for each link alone. Rates are those of progressive filling if and only
+if every transfer's is the lowest of its own cap and the levels of its links: let ``x`` be the lowest rate at which two such assignments
+do not hold the same transfers. Below it they agree, so a link that stops somebody at ``x`` in one has the same level in the other, and
+stops the same there.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false
