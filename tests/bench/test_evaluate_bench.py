@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -67,18 +67,31 @@ def test_sweep_on_1024_gpus(benchmark: Any, batch: int) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.benchmark(group="data_parallel")
-@pytest.mark.parametrize("num_gpus", [64, 512, 4096, 16384])
-def test_an_evaluation_on_more_gpus(benchmark: Any, num_gpus: int) -> None:
-    dp = num_gpus // 64
-    fixed = {"num_nodes": num_gpus // 8, "global_batch_size": 64 * dp, "tp": 8, "pp": 8, "zero": 1 if dp > 1 else 0, "recompute": "full"}
+def evaluation(num_gpus: int, pp: int) -> Callable[[], None]:
+    """TP8 with 64 microbatches on every pipeline of 8 stages, 32 on those of 4."""
+    dp = num_gpus // (8 * pp)
+    fixed = {"num_nodes": num_gpus // 8, "global_batch_size": 8 * pp * dp, "tp": 8, "pp": pp, "zero": 1 if dp > 1 else 0, "recompute": "full"}
     evaluator = Evaluator(SYSTEM, WORKLOAD, CLUSTER, settings=fixed, engine="compiled")
 
     def evaluate() -> None:
         result = evaluator.evaluate()
         assert isinstance(result, Infeasible) or result.metrics["step_time"] > 0
 
-    benchmark.pedantic(evaluate, rounds=50, warmup_rounds=3)
+    return evaluate
+
+
+@pytest.mark.benchmark(group="data_parallel")
+@pytest.mark.parametrize("num_gpus", [64, 512, 4096, 16384])
+def test_an_evaluation_on_more_gpus(benchmark: Any, num_gpus: int) -> None:
+    """At 64 GPUs there is one pipeline, and nothing to reduce."""
+    benchmark.pedantic(evaluation(num_gpus, 8), rounds=50, warmup_rounds=3)
+
+
+@pytest.mark.benchmark(group="data_parallel")
+@pytest.mark.parametrize("num_gpus", [64, 512, 4096, 16384])
+def test_an_evaluation_with_more_replicas(benchmark: Any, num_gpus: int) -> None:
+    """From 2 pipelines on to 512."""
+    benchmark.pedantic(evaluation(num_gpus, 4), rounds=50, warmup_rounds=3)
 
 
 def unfolded(num_gpus: int) -> Scenario:

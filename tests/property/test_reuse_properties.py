@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from simtrain.cost.collective import Transfer
 from simtrain.cost.placement import Group, span_of, span_of_group
+from simtrain.engine.compiled_replay import replay_compiled
+from simtrain.engine.composite import Composer, disturbed
 from simtrain.engine.execute import Execution, execute
 from simtrain.engine.metrics import measure_ranks
 from simtrain.errors import InputError
@@ -123,6 +125,21 @@ def test_budgets_in_one_pass_are_those_by_sorting(seed: int, fidelity: Any, is_c
     for one, other in zip(run.busy, by_sorting, strict=True):
         assert (one.compute, one.exposed, one.communication) == (other.compute, other.exposed, other.communication)
         assert budget_errors([one], [other]) == []
+
+
+@pytest.mark.parametrize("fidelity", ["fair", "analytic"])
+def test_the_kernel_overlooks_no_disturbed_composite(fidelity: Any) -> None:
+    """It says for all composites together whether they have to be looked at one by one; looking at them anyway finds the same."""
+    outcomes = [0, 0]
+    for seed in range(200):
+        one, slowdown = random_step(seed), 0.15 * (seed % 2)
+        composites = Composer(ranks(), fidelity, slowdown).compose(one)
+        if composites.by_template:
+            trace = replay_compiled(assemble(one, stand_in=composites.stand_ins), ranks(), fidelity=fidelity, slowdown=slowdown)
+            found = disturbed(trace, composites, fidelity, slowdown)
+            assert found == disturbed(replace(trace, engine="simpy"), composites, fidelity, slowdown)
+            outcomes[bool(found)] += 1
+    assert min(outcomes) > 10, outcomes
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------------
