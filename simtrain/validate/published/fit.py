@@ -59,6 +59,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("host_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("ops_per_collective", "1", 0.1, 30.0, 1.0),
         Parameter("ops_per_expert_block", "1", 1.0, 300.0, 1.0),
+        Parameter("expert_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("hidden_exchange", "1", 0.01, 1.0, 0.7),
         Parameter("collective_gap", "s", 1e-7, 5e-4, 1.0),
         Parameter("overlap_slowdown", "1", 0.005, 0.6, 0.7),
@@ -156,6 +157,8 @@ def start_of(scenario: Scenario, kernels: str, name: str) -> float:
         value = getattr(rates, name)
         fallback = {"gemm_8bit": 1.0, "gemm_4bit": rates.gemm_8bit or 1.0}.get(name, rates.gemm)
         return float(fallback if value is None else value)
+    if name == "expert_op_time" and software.expert_op_time is None:
+        return software.host_op_time
     return float(getattr(software, name))
 
 
