@@ -244,7 +244,8 @@ class CostModel:
         if key not in self._transfers:
             transfer = collective(kind, nbytes, key[2], self.cluster)
             if transfer.nbytes:
-                transfer = transfer._replace(latency=transfer.latency + self.software.collective_gap)
+                share = self.rates.collective if transfer.link in ("scale_up", "pcie") else 1.0
+                transfer = transfer._replace(latency=transfer.latency + self.software.collective_gap, rate=transfer.rate * share)
             self._transfers[key] = transfer
         return self._transfers[key]
 

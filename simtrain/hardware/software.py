@@ -26,6 +26,8 @@ class Rates(Spec):
     """Core attention; None: as ``gemm``."""
     memory: float = Field(default=1.0, gt=0, le=1.25)
     """Streams through device memory."""
+    collective: float = Field(default=1.0, gt=0, le=1.25)
+    """Collectives inside a node, over the rate of ranks that do nothing else and all start at once."""
 
 
 class Operation(Spec):

@@ -33,9 +33,9 @@ class Era(NamedTuple):
 _DENSE = ("gemm", "attention", "memory")
 
 ERAS: tuple[Era, ...] = (
-    Era("megatron_deepspeed_2023_node", "ampere", (*_DENSE, "host_op_time", "ops_per_collective", "optimizer_traffic")),
-    Era("megatron_deepspeed_2023", "ampere", (*_DENSE, "host_op_time", "ops_per_collective", "collective_gap", "optimizer_traffic"), ("vtrain_a100",)),
-    Era("megatron_deepspeed_2022", "ampere", (*_DENSE, "host_op_time", "collective_gap"), ("jean_zay_a100",)),
+    Era("megatron_deepspeed_2023_node", "ampere", (*_DENSE, "collective", "host_op_time", "ops_per_collective", "optimizer_traffic")),
+    Era("megatron_deepspeed_2023", "ampere", (*_DENSE, "collective", "host_op_time", "collective_gap", "optimizer_traffic"), ("vtrain_a100",)),
+    Era("megatron_deepspeed_2022", "ampere", (*_DENSE, "collective", "host_op_time", "collective_gap"), ("jean_zay_a100",)),
     Era("megatron_2021", "ampere", _DENSE),
     Era("fsdp_2023", "ampere", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_a100",)),
     Era("fsdp_2023", "hopper", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_h100",)),

@@ -56,6 +56,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("grouped", "1", 0.2, 1.6, 0.4),
         Parameter("attention", "1", 0.2, 1.6, 0.5),
         Parameter("memory", "1", 0.3, 1.1, 0.4),
+        Parameter("collective", "1", 0.3, 1.1, 0.3),
         Parameter("host_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("ops_per_collective", "1", 0.1, 30.0, 1.0),
         Parameter("ops_per_expert_block", "1", 1.0, 300.0, 1.0),
