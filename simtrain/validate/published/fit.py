@@ -120,7 +120,7 @@ class Problem:
 
 
 def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Scenario:
-    """Return a scenario with some parameters replaced, ``nic_efficiency:CLUSTER`` among them."""
+    """Return a scenario with some parameters replaced, ``nic_efficiency:CLUSTER`` among them: what cards and fabric reach together."""
     software = scenario.system.software
     rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
     rate_values = {name: values[name] for name in Rates.model_fields if name in values}
@@ -130,7 +130,7 @@ def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Sc
     efficiency = values.get(f"nic_efficiency:{cluster.name}")
     if efficiency is not None:
         nic = cluster.node.nic.model_copy(update={"efficiency": efficiency})
-        cluster = cluster.model_copy(update={"node": cluster.node.model_copy(update={"nic": nic})})
+        cluster = cluster.model_copy(update={"node": cluster.node.model_copy(update={"nic": nic}), "fabric_efficiency": 1.0})
     return Scenario(scenario.name, scenario.system.model_copy(update={"software": software}), scenario.workload, cluster)
 
 
@@ -152,7 +152,7 @@ def start_of(scenario: Scenario, kernels: str, name: str) -> float:
     """Return the present value of a parameter."""
     software = scenario.system.software
     if name.startswith("nic_efficiency:"):
-        return scenario.cluster.node.nic.efficiency
+        return scenario.cluster.node.nic.efficiency * scenario.cluster.fabric_efficiency
     if name in Rates.model_fields:
         rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
         value = getattr(rates, name)
