@@ -43,9 +43,10 @@ scale 2, shift 2; backward twice that."""
 ACTIVATION = {
     ("gelu", True): Traffic(2, 3), ("gelu", False): Traffic(4, 4),
     ("relu", True): Traffic(2, 3), ("relu", False): Traffic(4, 4),
-    ("swiglu", True): Traffic(3, 5), ("swiglu", False): Traffic(5, 8),
+    ("swiglu", True): Traffic(3, 5), ("swiglu", False): Traffic(5, 9),
 }  # fmt: skip
-"""By kind and is_fused. Unfused GeLU and ReLU add the bias in a pass of its own; unfused SwiGLU runs SiLU and product apart."""
+"""By kind and is_fused. Unfused GeLU and ReLU add the bias in a pass of its own. Unfused SwiGLU runs SiLU (2 forward, 3 backward) and product (3, and
+3 for each of its gradients) apart."""
 
 BIAS_DROPOUT_ADD = {
     (True, True): Traffic(3, 2, 1, 1), (True, False): Traffic(3, 1),
@@ -53,12 +54,17 @@ BIAS_DROPOUT_ADD = {
 }  # fmt: skip
 """By is_fused and has_dropout. The mask is one byte. Unfused: bias 2, dropout 2 + mask, residual 3; backward dropout and the sum for the bias."""
 
-CROSS_ENTROPY = {True: (8.0, 8.0), False: (38.0, 14.0)}
-"""Bytes per local logit, forward and backward, by is_fused. Fused: two reads of fp32 logits; one read and one write. Unfused: cast 6,
-maximum 4, subtract 8, exponential 8, sum 4, divide 8; backward scale 8, cast 6. Together 16 and 52, within the measured 15-20 and 40-70."""
+CROSS_ENTROPY = {"fused": (8.0, 8.0), "vocab_parallel": (38.0, 14.0), "log_softmax": (22.0, 26.0)}
+"""Bytes per local logit, forward and backward. Fused: two reads of fp32 logits; one read and one write. Megatron's vocabulary-parallel loss: cast 6,
+maximum 4, subtract 8, exponential 8, sum 4, divide 8; backward scale 8, cast 6. torch's: cast 6, then log-softmax reads for maximum, sum and result and
+writes it, 16; backward zeroes the gradient of the result, 4, reads it for its sum, 4, reads both and writes, 12, cast 6. Together 16, 52 and 48, within the
+measured 15-20 and 40-70."""
 
 EMBEDDING = Traffic(2, 3)
 """Row in, row out; gradient in, table gradient read and written."""
+
+EMBEDDING_TABLE = 1.0
+"""Passes over the whole table in backward, in units of ``e``: its gradient is dense, and zeroed before rows are added to it."""
 
 SOFTMAX = Traffic(2, 3)
 """Scores in, probabilities out; both and a gradient."""
@@ -175,22 +181,37 @@ def softmax(elements: float, accelerator: Accelerator, *, element_bytes: float =
     return stream(elements * SOFTMAX.nbytes(element_bytes, backward), accelerator)
 
 
-def embedding(tokens: float, hidden: float, accelerator: Accelerator, *, element_bytes: float = 2.0, backward: bool = False) -> float:
-    """Return the time of a lookup of ``tokens`` rows; traffic in :data:`EMBEDDING`. [s]
+def embedding(tokens: float, hidden: float, accelerator: Accelerator, *, vocab: float = 0, element_bytes: float = 2.0, backward: bool = False) -> float:
+    """Return the time of a lookup of ``tokens`` rows in a table of ``vocab``; traffic in :data:`EMBEDDING` and :data:`EMBEDDING_TABLE`. [s]
 
     Examples
     --------
     >>> from simtrain.hardware import Kernels, MemoryCurve
     >>> chip = Accelerator(vendor="x", peak={}, sms=1, memory_capacity=1e9, memory_bandwidth=1e12,
     ...                    kernels=Kernels(status="assumed", gemm={}, attention={}, memory=MemoryCurve(efficiency=1)))
-    >>> round(embedding(1000, 1000, chip) * 1e6, 9)
-    4.0
+    >>> round(embedding(1000, 1000, chip) * 1e6, 9), round(embedding(1000, 1000, chip, vocab=2000, backward=True) * 1e6, 9)
+    (4.0, 10.0)
     """
-    return stream(tokens * hidden * EMBEDDING.nbytes(element_bytes, backward), accelerator)
+    table = EMBEDDING_TABLE * vocab * hidden * element_bytes if backward else 0.0
+    return stream(tokens * hidden * EMBEDDING.nbytes(element_bytes, backward) + table, accelerator)
 
 
-def cross_entropy(tokens: float, vocab: float, accelerator: Accelerator, *, is_fused: bool = False, backward: bool = False) -> float:
-    """Return the time of the loss on ``[tokens, vocab]`` local logits; traffic in :data:`CROSS_ENTROPY`. [s]
+def accumulate(elements: float, accelerator: Accelerator, *, element_bytes: float = 2.0, gradient_bytes: float = 4.0) -> float:
+    """Return the time to add a gradient that was written in ``element_bytes`` to its accumulator of ``gradient_bytes``: both read, one written. [s]
+
+    Examples
+    --------
+    >>> from simtrain.hardware import Kernels, MemoryCurve
+    >>> chip = Accelerator(vendor="x", peak={}, sms=1, memory_capacity=1e9, memory_bandwidth=1e12,
+    ...                    kernels=Kernels(status="assumed", gemm={}, attention={}, memory=MemoryCurve(efficiency=1)))
+    >>> round(accumulate(1e6, chip) * 1e6, 9)
+    10.0
+    """
+    return stream(elements * (element_bytes + 2 * gradient_bytes), accelerator)
+
+
+def cross_entropy(tokens: float, vocab: float, accelerator: Accelerator, *, kernels: str = "vocab_parallel", backward: bool = False) -> float:
+    """Return the time of the loss on ``[tokens, vocab]`` local logits; ``kernels`` is a key of :data:`CROSS_ENTROPY`. [s]
 
     Examples
     --------
@@ -200,7 +221,7 @@ def cross_entropy(tokens: float, vocab: float, accelerator: Accelerator, *, is_f
     >>> round((cross_entropy(1000, 1000, chip) + cross_entropy(1000, 1000, chip, backward=True)) * 1e6, 9)
     52.0
     """
-    return stream(tokens * vocab * CROSS_ENTROPY[is_fused][backward], accelerator)
+    return stream(tokens * vocab * CROSS_ENTROPY[kernels][backward], accelerator)
 
 
 def permute(rows: float, hidden: float, accelerator: Accelerator, *, element_bytes: float = 2.0, backward: bool = False) -> float:

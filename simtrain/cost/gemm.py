@@ -105,7 +105,7 @@ def matmul(
     if min(m, n, k, batch) <= 0:
         return 0.0
     rate = accelerator.peak_of(dtype) * curve.efficiency * sustained
-    if not (_is_aligned(dtype, n, m if accumulate else k) if is_aligned is None else is_aligned):
+    if not (are_aligned(dtype, n, m if accumulate else k) if is_aligned is None else is_aligned):
         rate *= curve.misaligned
     bandwidth = accelerator.memory_bandwidth * accelerator.kernels.memory.efficiency
     tiles = [(math.ceil(m / tm) * math.ceil(n / tn) * batch, tm * tn) for tm, tn in TILES]
@@ -122,13 +122,13 @@ def matmul(
 
 def grouped_matmul(
     rows: float | Sequence[float], n: int, k: int, accelerator: Accelerator, dtype: str, *,
-    experts: int = 1, is_weight_gradient: bool = False, sustained: float = 1.0, out_bytes: float | None = None,
+    experts: int = 1, is_weight_gradient: bool = False, sustained: float = 1.0, out_bytes: float | None = None, accumulate: bool = True,
 ) -> float:  # fmt: skip
     """Return the time of one product ``[rows, k] x [k, n]`` per expert in one kernel.
 
     Rows of each expert are padded to 128 [3]_ (see the module); the rate is that of a dense product times ``grouped``;
-    the weights of every expert that has rows are read once (written once as an accumulator in a weight gradient, which is
-    the product ``[k, rows] x [rows, n]``).
+    the weights of every expert that has rows are read once (in a weight gradient, which is the product ``[k, rows] x [rows, n]``,
+    written once, and read before as an accumulator).
 
     Parameters
     ----------
@@ -144,6 +144,8 @@ def grouped_matmul(
         Whether the rows are the inner dimension.
     out_bytes
         Bytes per element of the output: by default those of the operands, 4 in a weight gradient.
+    accumulate
+        Whether a weight gradient is added to what is there.
 
     Returns
     -------
@@ -170,13 +172,14 @@ def grouped_matmul(
     if not counts or min(n, k) <= 0:
         return 0.0
     rate = accelerator.peak_of(dtype) * curve.efficiency * sustained * curve.grouped
-    if not _is_aligned(dtype, n, k):
+    if not are_aligned(dtype, n, k):
         rate *= curve.misaligned
     compute = _grouped(counts, n, k, accelerator.sms, rate, curve, is_weight_gradient)
     in_bytes = DTYPE_BYTES[dtype]
     all_rows, active = sum(r * count for r, count in counts), sum(count for _, count in counts)
     if is_weight_gradient:
-        nbytes = in_bytes * all_rows * (n + k) + 2 * (ACCUMULATOR_BYTES if out_bytes is None else out_bytes) * active * n * k
+        written = (2 if accumulate else 1) * (ACCUMULATOR_BYTES if out_bytes is None else out_bytes)
+        nbytes = in_bytes * all_rows * (n + k) + written * active * n * k
     else:
         nbytes = in_bytes * (all_rows * k + active * n * k) + (max(in_bytes, 2.0) if out_bytes is None else out_bytes) * all_rows * n
     return max(compute, nbytes / (accelerator.memory_bandwidth * accelerator.kernels.memory.efficiency))
@@ -226,7 +229,7 @@ def _grouped(counts: list[tuple[float, int]], n: int, k: int, sms: int, rate: fl
     return _fastest(tiles, k, sms, rate, curve)
 
 
-def _is_aligned(dtype: str, *dims: float) -> bool:
-    """Tell whether every dimension is a multiple of 16 bytes."""
+def are_aligned(dtype: str, *dims: float) -> bool:
+    """Tell whether every dimension is a multiple of 16 bytes, so that matrix units can load operands that have it for a stride."""
     unit = ALIGNMENT / DTYPE_BYTES[dtype] if dtype != "nvfp4" else 32
     return all(dim % unit == 0 for dim in dims)

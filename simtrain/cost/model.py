@@ -75,7 +75,7 @@ class CostModel:
     # -- kernels ---------------------------------------------------------------------------------------
 
     def matmul(self, m: float, k: int, n: int, batch: int = 1, is_gradient: bool = False, pieces: int = 1, is_16bit: bool = False) -> float:
-        """Return the time of ``[m, k] x [k, n]``, or of one of its pieces; a weight gradient adds to an accumulator. [s]
+        """Return the time of ``[m, k] x [k, n]``, or of one of its pieces; a weight gradient adds to an accumulator, or a kernel after it does. [s]
 
         In formats of 8 bits and less the left operand is cast first: the input forward and its gradient backward, both of which the
         weight gradient uses again. ``is_16bit`` keeps a product (logits, routers) in 16 bits there.
@@ -83,10 +83,13 @@ class CostModel:
         key = (m, k, n, batch, is_gradient, pieces, is_16bit)
         if key not in self._seconds:
             dtype = "bf16" if is_16bit and self.is_narrow else self.dtype
-            out_bytes = self.gradient_bytes if is_gradient else None
+            is_fused = is_gradient and self.software.accumulates_in_product
             seconds = gemm.matmul(
-                m, n, k, self.accelerator, dtype, batch=batch, sustained=self.sustained(dtype), out_bytes=out_bytes, accumulate=is_gradient
+                m, n, k, self.accelerator, dtype, batch=batch, sustained=self.sustained(dtype), out_bytes=self.gradient_bytes if is_fused else None,
+                accumulate=is_fused, is_aligned=gemm.are_aligned(dtype, m, n) if is_gradient else None,
             )  # fmt: skip
+            if is_gradient and not is_fused:
+                seconds += self.accumulate(batch * m * n)
             if dtype in NARROW and not is_gradient:
                 seconds += self.cast(batch * m * k)
             self._seconds[key] = seconds / pieces + self._gemm_call(dtype)
@@ -96,14 +99,21 @@ class CostModel:
         """Return the time of one product ``[rows, k] x [k, n]`` for each of ``experts``, its input cast as in :meth:`matmul`. [s]"""
         key = ("grouped", rows, k, n, experts, is_gradient)
         if key not in self._seconds:
+            is_fused = is_gradient and self.software.accumulates_in_product
             seconds = gemm.grouped_matmul(
                 rows, n, k, self.accelerator, self.dtype, experts=experts, is_weight_gradient=is_gradient,
-                sustained=self.sustained(self.dtype) * self.rates.grouped, out_bytes=self.gradient_bytes if is_gradient else None,
+                sustained=self.sustained(self.dtype) * self.rates.grouped, out_bytes=self.gradient_bytes if is_fused else None, accumulate=is_fused,
             )  # fmt: skip
+            if is_gradient and not is_fused:
+                seconds += self.accumulate(experts * k * n)
             if self.is_narrow and not is_gradient:
                 seconds += self.cast(experts * rows * k)
             self._seconds[key] = seconds + self._gemm_call(self.dtype)
         return self._seconds[key]
+
+    def accumulate(self, elements: float) -> float:
+        """Return the time of a kernel that adds a weight's gradient to its accumulator. [s]"""
+        return elementwise.accumulate(elements, self.accelerator, element_bytes=self.dtype_bytes, gradient_bytes=self.gradient_bytes) + self.launch
 
     def sustained(self, dtype: str) -> float:
         """Return the rate of products of a format over that of the kernel curve."""
@@ -151,7 +161,8 @@ class CostModel:
         return AttentionCost(seconds[0], seconds[1], flops, 2.5 * flops, 0.0)
 
     def _unfused(self, q: int, kv: int, heads: int, head_dim: int, batch: int, dropout: float) -> AttentionCost:
-        call, is_fused = (batch, q, kv, heads, head_dim, self.accelerator, self.dtype), self.software.is_softmax_fused
+        call = (batch, q, kv, heads, head_dim, self.accelerator, self.dtype)
+        is_fused = self.software.is_softmax_fused and batch * heads % self.software.softmax_multiple == 0
         seconds = [
             attention_cost.unfused(*call, backward=b, has_dropout=dropout > 0, is_softmax_fused=is_fused, sustained=self.attention_sustained)
             + self.launch * (8 if b else 5)
@@ -190,14 +201,15 @@ class CostModel:
         """Return forward and backward of bringing routed rows into expert order, or back. [s]"""
         return self._pair(lambda b: elementwise.permute(rows, hidden, self.accelerator, element_bytes=self.dtype_bytes, backward=b))
 
-    def embedding(self, tokens: float, hidden: int) -> tuple[float, float]:
-        """Return forward and backward of a lookup. [s]"""
-        return self._pair(lambda b: elementwise.embedding(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, backward=b))
+    def embedding(self, tokens: float, vocab: int, hidden: int) -> tuple[float, float]:
+        """Return forward and backward of a lookup in a table of ``vocab`` rows. [s]"""
+        return self._pair(lambda b: elementwise.embedding(tokens, hidden, self.accelerator, vocab=vocab, element_bytes=self.dtype_bytes, backward=b))
 
     def cross_entropy(self, tokens: float, vocab: int) -> tuple[float, float, float]:
         """Return forward and backward of the loss [s], and the bytes it keeps. [B]"""
         fused = self.software.is_cross_entropy_fused
-        forward, backward = self._pair(lambda b: elementwise.cross_entropy(tokens, vocab, self.accelerator, is_fused=fused, backward=b))
+        kernels = "fused" if fused else self.software.unfused_loss
+        forward, backward = self._pair(lambda b: elementwise.cross_entropy(tokens, vocab, self.accelerator, kernels=kernels, backward=b))
         return forward, backward, tokens * vocab * (self.dtype_bytes if fused else 4.0)
 
     def optimizer(self, parameters: float) -> float:
@@ -211,8 +223,9 @@ class CostModel:
     def host_floor(self, collectives: int = 0, expert_blocks: int = 0) -> tuple[float, float]:
         """Return the host time to launch one layer with so many collectives and expert blocks, forward and backward. [s]"""
         s = self.software
-        more = collectives * s.ops_per_collective + expert_blocks * s.ops_per_expert_block
-        return s.host_op_time * (s.forward_ops_per_layer + more), s.host_op_time * (s.backward_ops_per_layer + more)
+        more = collectives * s.ops_per_collective
+        experts = expert_blocks * s.ops_per_expert_block * (s.host_op_time if s.expert_op_time is None else s.expert_op_time)
+        return s.host_op_time * (s.forward_ops_per_layer + more) + experts, s.host_op_time * (s.backward_ops_per_layer + more) + experts
 
     def _pair(self, cost: _Direction) -> tuple[float, float]:
         return cost(False) + self.launch, cost(True) + self.launch
@@ -231,7 +244,8 @@ class CostModel:
         if key not in self._transfers:
             transfer = collective(kind, nbytes, key[2], self.cluster)
             if transfer.nbytes:
-                transfer = transfer._replace(latency=transfer.latency + self.software.collective_gap)
+                share = self.rates.collective if transfer.link in ("scale_up", "pcie") else 1.0
+                transfer = transfer._replace(latency=transfer.latency + self.software.collective_gap, rate=transfer.rate * share)
             self._transfers[key] = transfer
         return self._transfers[key]
 

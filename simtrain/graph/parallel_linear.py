@@ -54,7 +54,7 @@ def column_parallel(
         r.emit_matmul(p, k, int(tokens), n, f"{name}.wgrad", is_gradient=True, is_16bit=is_16bit)
         p.wait(reduced)
 
-    r.record(forward, backward, kept, nbytes + tokens * n * r.costs.dtype_bytes)
+    r.record(forward, backward, kept, nbytes + tokens * n * r.costs.dtype_bytes, "input")
 
 
 def row_parallel(
@@ -79,7 +79,7 @@ def row_parallel(
         r.emit_matmul(p, k, int(tokens), n, f"{name}.wgrad", is_gradient=True)
 
     inner = tokens * k * r.costs.dtype_bytes
-    r.record(forward, backward, inner if saves is None else saves, nbytes + inner)
+    r.record(forward, backward, inner if saves is None else saves, nbytes + inner, "input")
 
 
 def gather_then_matmul(r: Recorder, p: Program, axis: str, nbytes: float, product: tuple[float, int, int, str], chunks: int, is_16bit: bool = False) -> None:

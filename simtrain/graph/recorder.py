@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 from simtrain.cost.collective import Transfer, bytes_sent
 from simtrain.cost.model import CostModel
@@ -25,6 +26,11 @@ from simtrain.graph.template import Kind, Template
 Emit = Callable[[Program], None]
 DUAL = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather", "all_to_all": "all_to_all", "shift": "shift", "broadcast": "reduce_scatter"}
 """Collective that carries the gradient of each collective. An all-reduce passes its gradient on unchanged."""
+
+Needs = Literal["nothing", "input", "output", "wait"]
+"""What the backward of a verb reads: nothing (a sum), its input (a product), what it makes too; a wait has no work and is never left out."""
+LAYERS = frozenset({"layer", "chosen_layer"})
+"""Regions that are checkpointed as a whole: nothing outside reads what they make."""
 
 
 def _nothing(_: Program) -> None:
@@ -43,6 +49,8 @@ class Node:
     """Gradients alive while the backward runs. [B]"""
     regions: tuple[tuple[str, int], ...] = ()
     """Names and instances of the enclosing regions, outermost first."""
+    needs: Needs = "output"
+    """What its backward reads of its forward."""
 
 
 @dataclass
@@ -172,7 +180,7 @@ class Recorder:
                     self.record(begin(forward_host), end)
                 yield
                 if forward_host:
-                    self.record(end, begin(backward_host))
+                    self.record(end, begin(backward_host), needs="wait")
 
     @contextmanager
     def forward_only(self) -> Generator[None, None, None]:
@@ -188,7 +196,7 @@ class Recorder:
         yield
         self._direction = ""
 
-    def record(self, forward: Emit, backward: Emit, saves: float = 0.0, workspace: float = 0.0) -> None:
+    def record(self, forward: Emit, backward: Emit, saves: float = 0.0, workspace: float = 0.0, needs: Needs = "output") -> None:
         """Record a verb by what it emits in each direction; all other verbs come down to this one.
 
         Parameters
@@ -199,21 +207,24 @@ class Recorder:
             Bytes kept from one to the other. [B]
         workspace
             Gradients alive while the backward runs. [B]
+        needs
+            What the backward reads of the forward.
         """
         if self._direction == "forward":
             backward = _nothing
         elif self._direction == "backward":
             forward, backward, saves = _nothing, forward, 0.0
-        self.nodes.append(Node(forward, backward, saves, workspace, tuple(self._regions)))
+        self.nodes.append(Node(forward, backward, saves, workspace, tuple(self._regions), needs))
 
     # -- compute -----------------------------------------------------------------------------------------
 
     def compute(
-        self, name: str, forward: float, backward: float, flops: float = 0.0, backward_flops: float | None = None, saves: float = 0.0, workspace: float = 0.0
-    ) -> None:
+        self, name: str, forward: float, backward: float, flops: float = 0.0, backward_flops: float | None = None, saves: float = 0.0, workspace: float = 0.0,
+        needs: Needs = "output",
+    ) -> None:  # fmt: skip
         """Record a kernel by its seconds; prefer the verbs below, which know their cost."""
         both = 2 * flops if backward_flops is None else backward_flops
-        self.record(lambda p: _emit(p, name, forward, flops), lambda p: _emit(p, f"{name}.backward", backward, both), saves, workspace)
+        self.record(lambda p: _emit(p, name, forward, flops), lambda p: _emit(p, f"{name}.backward", backward, both), saves, workspace, needs)
 
     def matmul(
         self, m: float, k: int, n: int, name: str = "matmul", *, batch: int = 1, has_weight: bool = True, saves: float | None = None, is_16bit: bool = False
@@ -231,6 +242,7 @@ class Recorder:
             lambda p: self.emit_matmul_backward(p, m, k, n, name, batch, has_weight, is_16bit=is_16bit),
             kept,
             batch * m * (k + n) * b,
+            "input",
         )
 
     def grouped_matmul(self, rows: float, k: int, n: int, experts: int, name: str) -> None:
@@ -248,12 +260,13 @@ class Recorder:
             backward,
             experts * rows * k * b,
             experts * rows * (k + n) * b,
+            "input",
         )
 
     def permute(self, rows: float, hidden: int, name: str = "permute") -> None:
         """Record bringing routed rows into expert order, or back."""
         forward, backward = self.costs.permute(rows, hidden)
-        self.compute(name, forward, backward)
+        self.compute(name, forward, backward, needs="input")
 
     def emit_matmul(
         self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False, pieces: int = 1, is_16bit: bool = False
@@ -315,16 +328,18 @@ class Recorder:
         self.compute(name, forward, backward, saves=nbytes, workspace=2 * nbytes)
 
     def activation(self, tokens: float, ffn: int, kind: str) -> None:
-        """Record GeLU, ReLU or SwiGLU on ``ffn`` columns per rank; its input is saved (two inputs when gated)."""
+        """Record GeLU, ReLU or SwiGLU on ``ffn`` columns per rank; its input is saved (two inputs when gated, and SiLU's output unless it is fused)."""
         forward, backward = self.costs.activation(tokens, ffn, kind)
         nbytes = tokens * ffn * self.costs.dtype_bytes
         inputs = 2 if kind == "swiglu" else 1
-        self.compute(kind, forward, backward, saves=inputs * nbytes, workspace=(inputs + 1) * nbytes)
+        kept = inputs + (kind == "swiglu" and not self.costs.software.is_activation_fused)
+        self.compute(kind, forward, backward, saves=kept * nbytes, workspace=(inputs + 1) * nbytes)
 
     def bias_dropout_add(self, tokens: float, hidden: int, dropout: float = 0.0) -> None:
         """Record bias, dropout and residual addition; the dropout mask is saved."""
         forward, backward = self.costs.bias_dropout_add(tokens, hidden, dropout)
-        self.compute("bias_dropout_add", forward, backward, saves=tokens * hidden if dropout else 0.0)
+        saves = tokens * hidden if dropout else 0.0
+        self.compute("bias_dropout_add", forward, backward, saves=saves, needs="output" if dropout else "nothing")
 
     def copy(self, elements: float, name: str = "copy") -> None:
         """Record a pass that reads and writes ``elements``, forward and backward, such as filling a slice of a larger tensor."""
@@ -332,10 +347,10 @@ class Recorder:
         self.compute(name, seconds, seconds)
 
     def embedding(self, tokens: float, vocab: int, hidden: int) -> None:
-        """Record a lookup in this rank's ``vocab`` rows of the table."""
+        """Record a lookup in this rank's ``vocab`` rows of the table; no product makes its gradient, so a kernel adds it to the accumulator."""
         self.parameters += vocab * hidden
-        forward, backward = self.costs.embedding(tokens, hidden)
-        self.compute("embedding", forward, backward)
+        forward, backward = self.costs.embedding(tokens, vocab, hidden)
+        self.compute("embedding", forward, backward + self.costs.accumulate(vocab * hidden))
 
     def cross_entropy(self, tokens: float, vocab: int) -> None:
         """Record the loss on this rank's ``vocab`` columns of the logits; fp32 logits are kept when unfused."""
@@ -370,7 +385,7 @@ class Recorder:
             return self.emit_collective(p, what, axis, size, is_async=is_async, stream=stream) if what else None
 
         if not async_op:
-            self.record(lambda p: _drop(emit(p, False, False)), lambda p: _drop(emit(p, True, False)))
+            self.record(lambda p: _drop(emit(p, False, False)), lambda p: _drop(emit(p, True, False)), needs="nothing")
             return None
         pending = Pending(lambda p: emit(p, True, True))
         self._unwaited[id(pending)] = f"{kind} over {axis}"
@@ -398,7 +413,7 @@ class Recorder:
         def backward(p: Program) -> None:
             pending.backward = pending.issue_backward(p)
 
-        self.record(lambda p: p.wait(pending.forward), backward)
+        self.record(lambda p: p.wait(pending.forward), backward, needs="wait")
 
     def all_gather(self, axis: str, nbytes: float, *, async_op: bool = False) -> Pending | None:
         """Gather ``nbytes`` (the gathered size); backward is a reduce-scatter. [B]"""
@@ -471,6 +486,16 @@ class Recorder:
     def _recompute_mark(self, node: Node) -> int | None:
         """Return the instance of the outermost recomputed region around a node."""
         return next((instance for name, instance in node.regions if name in self.recompute), None)
+
+    def _repeated(self, mark: int) -> list[Node]:
+        """Return what a recomputed region runs again: all of it, or a layer only as far as its backward reads it."""
+        nodes = [node for node in self.nodes if self._recompute_mark(node) == mark]
+        outermost = next(name for name, instance in nodes[0].regions if instance == mark)
+        if not self.costs.software.stops_recomputing or outermost not in LAYERS:
+            return nodes
+        last = next((i for i in reversed(range(len(nodes))) if nodes[i].needs in ("input", "output")), -1)
+        end = last + (last >= 0 and nodes[last].needs == "output")
+        return nodes[:end] + [node for node in nodes[end:] if node.needs == "wait"]
 
     def piece(self, name: str) -> Piece:
         """Return both directions of what was recorded, and what it holds.
@@ -546,7 +571,7 @@ class Recorder:
             mark = self._recompute_mark(node)
             if mark is not None and mark not in done:
                 done.add(mark)
-                for again in (n for n in self.nodes if self._recompute_mark(n) == mark):
+                for again in self._repeated(mark):
                     again.forward(program)
             node.backward(program)
             if after_layer is not None and index in ends:

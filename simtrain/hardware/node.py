@@ -50,6 +50,9 @@ class Pcie(Spec):
 
     bandwidth: BytesPerSecond
     """Per direction per accelerator. [B/s]"""
+    latency: Seconds = 10e-6
+    """From the issue of an asynchronous copy between pinned host memory and the accelerator to its end, over what its bytes take; assumed, of the order of
+    the launch of a kernel with a few crossings of PCIe. [s]"""
     accelerators_per_root: int = Field(default=1, gt=0)
     """Accelerators that share one root port or switch uplink."""
     shares_nic: bool = False

@@ -26,6 +26,8 @@ class Rates(Spec):
     """Core attention; None: as ``gemm``."""
     memory: float = Field(default=1.0, gt=0, le=1.25)
     """Streams through device memory."""
+    collective: float = Field(default=1.0, gt=0, le=1.25)
+    """Collectives inside a node, over the rate of ranks that do nothing else and all start at once."""
 
 
 class Operation(Spec):
@@ -47,6 +49,8 @@ class Software(NamedSpec):
     """Kernel generation (a key of the accelerator's ``kernels.attention``), or ``unfused``."""
     is_softmax_fused: bool = True
     """Scale, mask and softmax of unfused attention in one kernel."""
+    softmax_multiple: int = Field(default=1, gt=0)
+    """The fused kernel takes sequences times heads of a rank in multiples of this; for others the separate kernels run (Megatron: 4, one per warp)."""
     is_norm_fused: bool = True
     """Fused layer norm; if not, each of its passes over memory is paid."""
     is_activation_fused: bool = True
@@ -54,6 +58,14 @@ class Software(NamedSpec):
     is_dropout_fused: bool = True
     """Bias + dropout + residual in one kernel."""
     is_cross_entropy_fused: bool = False
+    unfused_loss: Literal["vocab_parallel", "log_softmax"] = "vocab_parallel"
+    """Kernels of a loss that is not fused: those of Megatron's vocabulary-parallel loss, or of torch's cross-entropy."""
+    accumulates_in_product: bool = True
+    """Whether the product that makes a weight's gradient adds it to the accumulator (Megatron's fused accumulation); if not, it is written and another
+    kernel adds it, or copies it into the buffer that is reduced."""
+    stops_recomputing: bool = False
+    """Whether a recomputed layer is repeated only as far as its backward reads it, which leaves out the last product (PyTorch's non-reentrant
+    checkpoint); Megatron's own repeats all of it."""
     host_op_time: Seconds = 0.0
     """Host time per framework operation; a floor under each layer when the host cannot run ahead. [s]"""
     forward_ops_per_layer: float = Field(default=25.0, ge=0)
@@ -63,6 +75,9 @@ class Software(NamedSpec):
     """Framework operations that the host issues for each collective between tensor-parallel ranks, over those of the layer itself."""
     ops_per_expert_block: float = Field(default=0.0, ge=0)
     """Framework operations each way that the host issues for routing, permuting and combining, over those of a dense layer."""
+    expert_op_time: Seconds | None = None
+    """Host time of each of these operations: the shapes of experts' operands depend on the data, which keeps them out of CUDA graphs; None: as
+    ``host_op_time``. [s]"""
     rates: dict[str, Rates] = Field(default_factory=dict[str, Rates])
     """Sustained rates by family of kernels (name of a file in ``hardware/kernels``); without one, that file's ``sustained`` counts."""
     fit: dict[str, str] = Field(default_factory=dict[str, str])

@@ -95,7 +95,7 @@ class CheckpointedTraining(TransformerTraining):
         pcie = steps.cluster.node.pcie
         if pcie is None:
             raise InputError(f"node {steps.cluster.node.name}: has no pcie, from which the time of a copy follows; give checkpoint_stall and memory_stall")
-        return self._state_bytes(steps) / steps.cluster.num_accelerators / pcie.bandwidth
+        return pcie.latency + self._state_bytes(steps) / steps.cluster.num_accelerators / pcie.bandwidth
 
     def load_time(self, steps: Steps) -> float:
         """Return the time in which a save is read back from storage. [s]"""

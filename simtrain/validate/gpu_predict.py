@@ -142,10 +142,8 @@ class Predictor:
         if row.text("op") != "grouped_mm":
             raise UnsupportedError("a loop over experts, not a grouped kernel")
         is_wgrad = row.text("pass") == "wgrad"
-        # A weight gradient is charged a read and a write of its accumulator; here it is written once, in two bytes.
-        out_bytes = 1.0 if is_wgrad else 2.0
         n, k = row.count("n"), row.count("k")
-        return self._kernel(gemm.grouped_matmul(row.expert_rows, n, k, self.chip, "bf16", is_weight_gradient=is_wgrad, out_bytes=out_bytes))
+        return self._kernel(gemm.grouped_matmul(row.expert_rows, n, k, self.chip, "bf16", is_weight_gradient=is_wgrad, out_bytes=2.0, accumulate=False))
 
     def _attention(self, row: GpuRow) -> Prediction:
         s, heads, kv_heads, head_dim = (row.count(name) for name in ("seq_len", "heads", "kv_heads", "head_dim"))
@@ -161,7 +159,7 @@ class Predictor:
         if op == "swiglu":
             return Prediction(costs.activation(tokens, hidden, op)[is_backward])
         if op == "embedding":
-            return Prediction(costs.embedding(tokens, hidden)[is_backward])
+            return Prediction(costs.embedding(tokens, row.count("vocab"), hidden)[is_backward])
         if op == "cross_entropy":
             return Prediction(costs.cross_entropy(tokens, row.count("vocab"))[is_backward])
         if op == "gelu":  # no bias here, so one pass
@@ -187,7 +185,7 @@ class Predictor:
         pcie = self.cluster.node.pcie
         if pcie is None:
             raise UnsupportedError(f"nodes/{self.cluster.node.name}.yaml: no pcie")
-        return Prediction(row.count("size_bytes") / pcie.bandwidth)
+        return Prediction(pcie.latency + row.count("size_bytes") / pcie.bandwidth)
 
     # -- layers and steps ---------------------------------------------------------------------------------
 
@@ -228,7 +226,8 @@ class Predictor:
                 columns, inner, is_wgrad = products[name]
                 uneven, even = (
                     gemm.grouped_matmul(
-                        counts, columns, inner, self.chip, "bf16", is_weight_gradient=is_wgrad, sustained=sustained, out_bytes=costs.gradient_bytes
+                        counts, columns, inner, self.chip, "bf16", is_weight_gradient=is_wgrad, sustained=sustained, out_bytes=costs.gradient_bytes,
+                        accumulate=costs.software.accumulates_in_product,
                     )
                     for counts in (rows, mean)
                 )

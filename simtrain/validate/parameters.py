@@ -15,7 +15,8 @@ from simtrain.validate.published.fit import PARAMETERS
 
 UNITS = {
     "ramp": "tokens", "k_ramp": "elements of K", "intercept": "us", "table_overhead": "us", "table_cast": "B", "table_traffic": "B", "launch": "us",
-    "latency": "us", "half_size": "MB", "exchange_latency": "us", "switch_reduction_latency": "us", "host_op_time": "us", "collective_gap": "us",
+    "latency": "us", "half_size": "MB", "exchange_latency": "us", "switch_reduction_latency": "us", "host_op_time": "us", "expert_op_time": "us",
+    "collective_gap": "us",
     "step_overhead": "us", "shard_gap": "us", "optimizer_traffic": "B",
 }  # fmt: skip
 """Units of parameters; the others are fractions, numbers or exponents."""

@@ -15,6 +15,7 @@ from simtrain.graph.program import Program
 from simtrain.graph.recorder import DUAL, Recorder
 from simtrain.graph.template import Kind, Link, Template
 from simtrain.hardware import Software
+from simtrain.hardware.software import Rates
 from simtrain.model import Transformer
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.training import Microbatch
@@ -268,6 +269,38 @@ def test_a_region_inside_a_recomputed_one_is_recomputed_once() -> None:
     assert r.saved_bytes == 2 * 10
 
 
+EARLY = UNFUSED.model_copy(update={"stops_recomputing": True})
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_a_checkpoint_without_reentry_leaves_out_the_last_product(mlp: Any) -> None:
+    # torch.utils.checkpoint, early stop: what backward reads last is the input of fc2, which is there before fc2 runs.
+    model = GPT.model_copy(update={"mlp": mlp, "dropout": 0.0})
+    whole, early = (names(layer_of(model, tp=2, recompute="full", software=s).backward("b")) for s in (UNFUSED, EARLY))
+    where = whole.index("fc2")
+    assert whole[where : where + 3] == ["fc2", "reduce_scatter", "bias_dropout_add"]
+    assert early == whole[:where] + whole[where + 3 :]
+
+
+def test_masks_that_backward_reads_are_made_again() -> None:
+    whole, early = (names(layer_of(GPT, tp=1, recompute="full", software=s).backward("b")) for s in (UNFUSED, EARLY))
+    assert early == whole  # the last dropout keeps its mask
+
+
+def test_only_whole_layers_stop_early() -> None:
+    model = GPT.model_copy(update={"dropout": 0.0})
+    whole, early = (names(layer_of(model, tp=1, recompute="op", software=s).backward("b")) for s in (UNFUSED, EARLY))
+    assert early == whole
+
+
+def test_the_host_of_a_layer_that_stops_early_is_still_waited_for() -> None:
+    software = EARLY.model_copy(update={"host_op_time": 1.0})
+    ops = layer_of(GPT.model_copy(update={"dropout": 0.0}), tp=1, recompute="full", software=software).backward("b").ops
+    again = next(i for i, op in enumerate(ops) if op.name == "launch")
+    first = next(op for op in ops if op.name.endswith(".backward") and op.kind == Kind.COMPUTE)
+    assert again in first.deps or any(again in op.deps for op in ops[: ops.index(first) + 1])
+
+
 # -- saved bytes, parameters and FLOPs of a layer ------------------------------------------------------------------------------
 
 
@@ -293,6 +326,53 @@ def test_saved_bytes_are_those_of_korthikanti_et_al(t: int) -> None:
     assert layer_of(GPT, tp=t, recompute="selective", is_sequence_parallel=False).saved_bytes == sbh * (10 + 24 / t)
     assert layer_of(GPT, tp=t, recompute="selective").saved_bytes == sbh * 34 / t
     assert layer_of(GPT, tp=t, recompute="full", is_sequence_parallel=False).saved_bytes == 2 * sbh
+
+
+def test_unfused_swiglu_keeps_the_output_of_silu_too() -> None:
+    model = GPT.model_copy(update={"mlp": "swiglu"})
+    fused, apart = (layer_of(model, tp=1, software=UNFUSED.model_copy(update={"is_activation_fused": f})).saved_bytes for f in (True, False))
+    assert apart - fused == 2 * S * B * model.ffn
+
+
+@pytest.mark.parametrize("gradient_bytes", [2.0, 4.0])
+def test_a_gradient_that_no_product_adds_costs_a_kernel(gradient_bytes: float) -> None:
+    # written in 16 bits by the product, then read, with the accumulator read and written; memory of 1e12 B/s, products bound by compute.
+    m, k, n = 4096, 1024, 2048
+    software = SOFTWARE.model_copy(update={"accumulates_in_product": False, "gradient_bytes": gradient_bytes})
+    plain, gradient = costs(software).matmul(k, m, n), costs(software).matmul(k, m, n, is_gradient=True)
+    assert gradient - plain == pytest.approx(k * n * (2 + 2 * gradient_bytes) / (1e12 * 0.8), rel=1e-6)
+    grouped = [costs(software).grouped_matmul(m, k, n, 4, is_gradient=True) for software in (software, SOFTWARE.model_copy(update={"gradient_bytes": 2.0}))]
+    assert grouped[0] - grouped[1] == pytest.approx(4 * k * n * (2 + 2 * gradient_bytes) / (1e12 * 0.8), rel=1e-6)
+
+
+def test_the_table_of_an_embedding_is_zeroed_and_accumulated_whole() -> None:
+    r = recorder(tp=1)
+    r.embedding(1024, 50304, 256)
+    (op,) = r.backward("b").ops
+    assert op.seconds == pytest.approx((1024 * 256 * 6 + 50304 * 256 * (2 + 2 + 2 * 4)) / (1e12 * 0.8), rel=1e-6)
+
+
+def test_heads_that_the_fused_softmax_does_not_take_run_apart() -> None:
+    software = UNFUSED.model_copy(update={"softmax_multiple": 4})
+    per_head = {}
+    for batch, heads in ((1, 2), (2, 2), (1, 4)):
+        cost = costs(software, dtype="fp16").attention(512, 512, heads, 64, batch, heads, True, None, "", 0.0)
+        per_head[batch * heads] = cost.forward / (batch * heads)
+    slow = costs(UNFUSED.model_copy(update={"is_softmax_fused": False}), dtype="fp16").attention(512, 512, 2, 64, 1, 2, True, None, "", 0.0).forward / 2
+    assert per_head[2] == slow > per_head[4]
+
+
+def test_experts_outside_of_graphs_have_host_time_of_their_own() -> None:
+    graphed = SOFTWARE.model_copy(update={"host_op_time": 1e-6, "ops_per_expert_block": 60, "expert_op_time": 3e-5})
+    assert costs(graphed).host_floor(expert_blocks=1) == (pytest.approx(25e-6 + 60 * 3e-5), pytest.approx(45e-6 + 60 * 3e-5))
+    assert costs(graphed.model_copy(update={"expert_op_time": None})).host_floor(expert_blocks=1)[0] == pytest.approx(85e-6)
+
+
+def test_the_rate_of_collectives_counts_inside_a_node_only() -> None:
+    slow = SOFTWARE.model_copy(update={"rates": {"": Rates(collective=0.5)}})
+    for ranks, share in (((0, 1), 0.5), ((0, 8), 1.0)):
+        nominal, found = (costs(s).collective("all_reduce", 1e9, ranks) for s in (SOFTWARE, slow))
+        assert (found.rate, found.latency) == (share * nominal.rate, nominal.latency)
 
 
 def test_no_parallelism_saves_34_sbh_and_the_scores() -> None:

@@ -137,6 +137,17 @@ def test_rows_are_scored_by_source(tmp_path: Path) -> None:
     assert equal_sources(lines)["median"] in np.abs(lines["error"].dropna()).tolist()
 
 
+@pytest.mark.parametrize(("column", "value"), [("heads", "32"), ("ffn", "8192"), ("vocab", "128256"), ("kv_heads", "4"), ("seq_parallel", "1")])
+def test_rows_that_differ_in_one_column_are_each_simulated(tmp_path: Path, column: str, value: str) -> None:
+    lines = [{**PLAIN, "seq_parallel": ""}, {**PLAIN, "seq_parallel": "", "id": "x-2", column: value}]
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    rows = read_published(tmp_path / "t.csv")
+    assert [p.step_time for p in predict_all(rows, workers=1)] == [predict(r).step_time for r in rows]
+
+
 def test_a_fit_finds_the_numbers_that_made_its_rows(tmp_path: Path) -> None:
     """Rows simulated with known numbers, then fitted from others: what comes back are the known ones."""
     rows = [row(id=f"x-{i}", hidden=h, ffn=str(4 * int(h)), tp=tp, pp="1", gbs=gbs) for i, (h, tp, gbs) in enumerate(

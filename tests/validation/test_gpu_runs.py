@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from simtrain.cost.model import CostModel
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, Software
 from simtrain.validate.gpu_predict import ERA, GPT_OPS, GpuRow, Predictor
 from simtrain.validate.gpu_runs import CLUSTERS, EXPECTED, Compared, GpuRuns, cluster_of, compare, memory_errors, outside_tolerance, read_gpu_runs, summary
+from tests.tiny import MODEL
 from validation import gpu_page
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -68,11 +70,11 @@ def test_what_moves_bytes_takes_bytes_over_bandwidth(predictor: Predictor) -> No
     rate = predictor.chip.memory_bandwidth * kernels.memory.efficiency
     assert seconds(predictor, kind="memory", op="copy", m="4096", hidden="4096") == pytest.approx(4 * 4096**2 / rate + kernels.launch)
     swiglu = {"kind": "memory", "op": "swiglu", "m": "4096", "hidden": "4096", "pass": "backward"}
-    assert seconds(predictor, **swiglu) == pytest.approx(16 * 4096**2 / rate + kernels.launch)
+    assert seconds(predictor, **swiglu) == pytest.approx(18 * 4096**2 / rate + kernels.launch)
     assert seconds(predictor, kind="optimizer", parameters="1000000000", dtype="fp32", backend="fused") == pytest.approx(28e9 / rate)
     pcie = predictor.cluster.node.pcie
     assert pcie is not None
-    assert seconds(predictor, kind="transfer", op="h2d", size_bytes="1000000", memory="pinned") == pytest.approx(1e6 / pcie.bandwidth)
+    assert seconds(predictor, kind="transfer", op="h2d", size_bytes="1000000", memory="pinned") == pytest.approx(pcie.latency + 1e6 / pcie.bandwidth)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +99,15 @@ def test_a_small_eager_layer_takes_the_time_of_its_host(predictor: Predictor) ->
     assert of(**{"pass": "forward", "model": "gpt"}) == pytest.approx(GPT_OPS[0] * era.host_op_time, rel=1e-6)
 
 
-def test_recomputation_costs_a_forward_and_keeps_the_input_alone(predictor: Predictor) -> None:
+def test_recomputation_costs_a_forward_without_its_last_product_and_keeps_the_input_alone(predictor: Predictor) -> None:
     row = LAYER | {"seq_len": "4096", "is_graphed": "yes"}
     forward, plain, again = (
         predictor.predict(GpuRow(row | {"pass": direction, "recompute": recompute}))
         for direction, recompute in (("forward", "no"), ("forward_backward", "no"), ("forward_backward", "yes"))
     )
-    assert again.seconds == pytest.approx(plain.seconds + forward.seconds, rel=1e-6)
+    costs = CostModel(predictor.cluster, Software.load(ERA), "bf16", MODEL)
+    left_out = costs.matmul(4096, 1024, 512) + costs.bias_dropout_add(4096, 512, 0.0)[0]  # PyTorch stops there: backward reads the input of the product alone
+    assert again.seconds == pytest.approx(plain.seconds + forward.seconds - left_out, rel=1e-6)
     assert again.activation_bytes == 4096 * 512 * 2
     assert plain.activation_bytes is not None and plain.activation_bytes > 10 * again.activation_bytes
 
@@ -209,13 +213,13 @@ def test_options_without_effect_are_refused(options: dict[str, Any], message: st
 
 
 def _missed(device: str, kind: str) -> Any:
-    reason = "softmax, norms and Adam reach less of this device's bandwidth than copies do; validation/README.md"
+    reason = "Adam reaches less of this device's bandwidth than copies do; validation/README.md"
     return pytest.param(device, kind, marks=pytest.mark.xfail(strict=True, reason=reason))
 
 
 @pytest.mark.parametrize(
     ("device", "kind"),
-    [_missed(d, k) if (d, k) in (("H200", "memory"), ("H200", "optimizer")) else (d, k) for d in gpu_page.DEVICES for k in EXPECTED],
+    [_missed(d, k) if (d, k) == ("H200", "optimizer") else (d, k) for d in gpu_page.DEVICES for k in EXPECTED],
 )
 def test_committed_measurements_are_not_grossly_mispredicted(device: str, kind: str, measured: dict[str, Compared]) -> None:
     frame = measured[device].frame

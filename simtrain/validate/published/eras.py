@@ -26,29 +26,35 @@ class Era(NamedTuple):
     """At most eight; what an era's rows do not tell apart keeps its prior."""
     clusters: tuple[str, ...] = ()
     """Clusters whose cards are fitted too."""
-    most: int = 100
-    """Rows of each source that are simulated for the fit; the rest is predicted only."""
+    most: int = 1000
+    """Rows of each source that are simulated for the fit: all there are, unless there are more."""
 
 
 _DENSE = ("gemm", "attention", "memory")
 
 ERAS: tuple[Era, ...] = (
-    Era("megatron_deepspeed_2023_node", "ampere", (*_DENSE, "host_op_time", "optimizer_traffic"), (), 120),
-    Era("megatron_deepspeed_2023", "ampere", (*_DENSE, "host_op_time", "collective_gap", "optimizer_traffic"), ("vtrain_a100",)),
-    Era("megatron_deepspeed_2022", "ampere", (*_DENSE, "host_op_time", "collective_gap"), ("jean_zay_a100",), 60),
+    Era("megatron_deepspeed_2023_node", "ampere", (*_DENSE, "collective", "host_op_time", "ops_per_collective", "optimizer_traffic")),
+    Era("megatron_deepspeed_2023", "ampere", (*_DENSE, "collective", "host_op_time", "collective_gap", "optimizer_traffic"), ("vtrain_a100",)),
+    Era("megatron_deepspeed_2022", "ampere", (*_DENSE, "collective", "host_op_time", "collective_gap"), ("jean_zay_a100",)),
+    Era("megatron_2021", "ampere", _DENSE),
     Era("fsdp_2023", "ampere", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_a100",)),
     Era("fsdp_2023", "hopper", (*_DENSE, "host_op_time", "overlap_slowdown", "optimizer_traffic"), ("mosaic_h100",)),
     Era("internevo_2023", "ampere", ("gemm", "memory", "overlap_slowdown", "shard_gap", "optimizer_traffic"), ("internevo_a100",)),
     Era("nemo_2024", "hopper", ("gemm", "gemm_8bit", "memory")),
     Era("nemo_2024_late", "hopper", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown")),
     Era("nemo_2025", "hopper", ("gemm", "gemm_8bit", "memory")),
+    Era("nemo_2025", "blackwell", ("gemm", "gemm_8bit", "grouped", "memory")),
+    Era("jax_2024", "hopper", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown")),
     Era("torchtitan_2024", "hopper_500w", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown", "collective_gap")),
     Era("mlperf_2024", "hopper", ("gemm_8bit", "attention", "memory")),
+    Era("mlperf_2025", "hopper", ("gemm_8bit", "attention", "memory")),
     Era("mlperf_2025", "blackwell", ("gemm_8bit", "gemm_4bit", "memory")),
     Era("megatron_core_2026", "blackwell", (*_DENSE, "host_op_time", "collective_gap", "ops_per_collective", "optimizer_traffic")),
-    Era("megatron_bridge_2025", "blackwell", ("gemm", "gemm_8bit", "grouped", "memory"), (), 60),
-    Era("megatron_bridge_2026", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "memory"), (), 90),
-    Era("megatron_bridge_2026_summer", "blackwell", ("gemm_8bit", "gemm_4bit", "grouped", "memory"), (), 60),
+    Era("megatron_bridge_2025", "hopper", ("gemm_8bit", "grouped", "expert_op_time")),
+    Era("megatron_bridge_2025", "blackwell", ("gemm", "gemm_8bit", "grouped", "memory", "expert_op_time")),
+    Era("megatron_bridge_2026", "hopper", ("gemm_8bit", "grouped", "expert_op_time")),
+    Era("megatron_bridge_2026", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "expert_op_time")),
+    Era("megatron_bridge_2026_summer", "blackwell", ("gemm", "gemm_8bit", "gemm_4bit", "grouped", "memory", "hidden_exchange", "expert_op_time")),
 )
 """What ``simtrain calibrate published`` fits."""
 

@@ -56,9 +56,11 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("grouped", "1", 0.2, 1.6, 0.4),
         Parameter("attention", "1", 0.2, 1.6, 0.5),
         Parameter("memory", "1", 0.3, 1.1, 0.4),
+        Parameter("collective", "1", 0.3, 1.1, 0.3),
         Parameter("host_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("ops_per_collective", "1", 0.1, 30.0, 1.0),
         Parameter("ops_per_expert_block", "1", 1.0, 300.0, 1.0),
+        Parameter("expert_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("hidden_exchange", "1", 0.01, 1.0, 0.7),
         Parameter("collective_gap", "s", 1e-7, 5e-4, 1.0),
         Parameter("overlap_slowdown", "1", 0.005, 0.6, 0.7),
@@ -118,7 +120,7 @@ class Problem:
 
 
 def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Scenario:
-    """Return a scenario with some parameters replaced, ``nic_efficiency:CLUSTER`` among them."""
+    """Return a scenario with some parameters replaced, ``nic_efficiency:CLUSTER`` among them: what cards and fabric reach together."""
     software = scenario.system.software
     rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
     rate_values = {name: values[name] for name in Rates.model_fields if name in values}
@@ -128,7 +130,7 @@ def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Sc
     efficiency = values.get(f"nic_efficiency:{cluster.name}")
     if efficiency is not None:
         nic = cluster.node.nic.model_copy(update={"efficiency": efficiency})
-        cluster = cluster.model_copy(update={"node": cluster.node.model_copy(update={"nic": nic})})
+        cluster = cluster.model_copy(update={"node": cluster.node.model_copy(update={"nic": nic}), "fabric_efficiency": 1.0})
     return Scenario(scenario.name, scenario.system.model_copy(update={"software": software}), scenario.workload, cluster)
 
 
@@ -150,12 +152,14 @@ def start_of(scenario: Scenario, kernels: str, name: str) -> float:
     """Return the present value of a parameter."""
     software = scenario.system.software
     if name.startswith("nic_efficiency:"):
-        return scenario.cluster.node.nic.efficiency
+        return scenario.cluster.node.nic.efficiency * scenario.cluster.fabric_efficiency
     if name in Rates.model_fields:
         rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
         value = getattr(rates, name)
         fallback = {"gemm_8bit": 1.0, "gemm_4bit": rates.gemm_8bit or 1.0}.get(name, rates.gemm)
         return float(fallback if value is None else value)
+    if name == "expert_op_time" and software.expert_op_time is None:
+        return software.host_op_time
     return float(getattr(software, name))
 
 

@@ -77,8 +77,8 @@ class PublishedRow:
     def configuration(self) -> tuple[str, ...]:
         """Everything that was chosen, without what was measured: rows that agree in it are repetitions."""
         columns = (
-            "source_key", "framework", "gpu", "num_gpus", "model_name", "layers", "hidden", "seq_len", "gbs", "mbs", "tp", "pp", "vpp", "cp", "ep",
-            "sharding", "recompute", "precision",
+            "source_key", "task", "framework", "gpu", "num_gpus", "inter_bw_gbps_per_gpu", "model_name", "layers", "hidden", "heads", "kv_heads", "ffn",
+            "vocab", "experts", "topk", "seq_len", "gbs", "mbs", "tp", "pp", "vpp", "cp", "ep", "sharding", "seq_parallel", "recompute", "precision",
         )  # fmt: skip
         return tuple(self.text(c) for c in columns)
 
