@@ -230,7 +230,7 @@ def test_what_does_not_fit_anywhere_is_said() -> None:
 
 MEASURED = {
     ("gpt-h3072-l30", 64): "",
-    ("gpt-h6144-l40", 256): "",
+    ("gpt-h6144-l40", 256): "chosen microbatch 4 ran 9.2 % slower than the best, 2: predicted within 0.1 % of each other",
     ("gpt-h8192-l48", 512): "chosen tp 4 ran 10.0 % slower than the best: with tp 2 and 4, microbatches of 2 to 4 sequences were measured slower than "
     "those of 6, which no cost here explains",
     ("gpt-h12288-l96", 512): "chosen tp 8, pp 16 ran 3.3 % slower than the best, tp 4, pp 32: predicted within 0.3 % of each other",
