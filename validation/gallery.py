@@ -1,6 +1,6 @@
 """Draws every picture of ``reports/gallery`` anew and writes the page that shows them: ``python -m validation.gallery [NAME ...]``.
 
-Each picture is made by the one command that stands under it, about four minutes for all; with names, only those. Pictures that take
+Each picture is made by the one command that stands under it, some two minutes for all; with names, only those. Pictures that take
 longer, or measurements, are made by the programs that the page names and only shown.
 """
 
@@ -36,7 +36,11 @@ class Picture(NamedTuple):
 SYSTEMS = {
     "megascale": Picture("Where does a step go, beside what the paper prints?", "simtrain compare dense/megascale --plot megascale.svg"),
     "megascale_step": Picture("What do the stages of a MegaScale step do?", "simtrain run dense/megascale --plot megascale_step.svg"),
-    "megatron_lm_step": Picture("And those of Megatron-LM?", "simtrain run dense/megatron_lm --plot megatron_lm_step.svg"),
+    "megatron_lm_step": Picture(
+        "And those of Megatron-LM?",
+        "simtrain run dense/megatron_lm --workload gpt3_175b_megascale --cluster megascale_a100 --set cluster.num_nodes=32 --set tp=8 --set pp=8 --set vpp=6 "
+        "--plot megatron_lm_step.svg",
+    ),
     "ulysses": Picture("DeepSpeed-Ulysses beside Megatron-LM with long sequences", "simtrain compare long_context/ulysses --plot ulysses.svg"),
     "ring_self_attention": Picture(
         "Ring Self-Attention beside tensor parallelism on P100s", "simtrain compare long_context/ring_self_attention --plot ring_self_attention.svg"

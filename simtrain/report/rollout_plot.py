@@ -21,8 +21,8 @@ _WIDTH, _HEADER, _UPPER, _STRIP, _LOWER = 11.5, 0.95, 2.1, 0.34, 2.2
 """[in]"""
 _MOST_BATCHES = 12
 """Batches whose tails are drawn."""
-_MOST_STEPS = 3000
-"""Steps of the upper panel, about three for each point of a screen."""
+_MOST_STEPS = 1500
+"""Steps of the upper panel, about three for two points of a screen."""
 _SHOWN = 1e-3
 """Share of the step from which a part of it is shown."""
 
