@@ -38,8 +38,8 @@ SYSTEMS = {
     "megascale_step": Picture("What do the stages of a MegaScale step do?", "simtrain run dense/megascale --plot megascale_step.svg"),
     "megatron_lm_step": Picture(
         "And those of Megatron-LM?",
-        "simtrain run dense/megatron_lm --workload gpt3_175b_megascale --cluster megascale_a100 --set cluster.num_nodes=32 --set tp=8 --set pp=8 --set vpp=6 "
-        "--plot megatron_lm_step.svg",
+        "simtrain run dense/megatron_lm --workload gpt3_175b_megascale --cluster megascale_a100 --set cluster.num_nodes=32 --set tp=8 --set pp=8 "
+        "--set vpp=6 --set zero=1 --plot megatron_lm_step.svg",
     ),
     "ulysses": Picture("DeepSpeed-Ulysses beside Megatron-LM with long sequences", "simtrain compare long_context/ulysses --plot ulysses.svg"),
     "ring_self_attention": Picture(
