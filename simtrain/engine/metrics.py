@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TypeVar, overload
 
 import numpy as np
@@ -51,6 +51,7 @@ class Busy:
             self.link_bytes[link] = self.link_bytes.get(link, 0.0) + times * value
 
 
+@cache
 def axis_label(axis: str) -> str:
     """Return the axis under which a joined group is reported: gradients over dp and cp count as dp."""
     parts = axis.split("_")

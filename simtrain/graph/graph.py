@@ -87,20 +87,12 @@ def _table(templates: list[Template]) -> OpTable:
     ops = [op for template in templates for op in template.ops]
     streams = sorted({op.stream for op in ops}, key=lambda s: (s != "compute", s))
     number = {name: i for i, name in enumerate(streams)}
-    return OpTable(
-        templates,
-        np.cumsum([0] + [len(t) for t in templates])[:-1].astype(np.int64),
-        ops,
-        np.array([number[op.stream] for op in ops], np.int64),
-        streams,
-        np.array([op.kind for op in ops], np.int64),
-        np.array([op.seconds for op in ops], np.float64),
-        np.array([op.nbytes for op in ops], np.float64),
-        np.array([op.rate for op in ops], np.float64),
-        np.array([op.links for op in ops], np.int64),
-        np.array([op.holds_sms for op in ops], np.bool_),
-        np.array([op.flops for op in ops], np.float64),
-    )
+    start = np.cumsum([0] + [len(t) for t in templates])[:-1].astype(np.int64)
+    stream = np.array([number[op.stream] for op in ops], np.int64)
+    amounts = np.concatenate([np.zeros((4, 0)), *(t.amounts for t in templates)], axis=1)
+    seconds, nbytes, rate, flops = amounts
+    kind, links, holds_sms = np.concatenate([np.zeros((3, 0), np.int64), *(t.codes for t in templates)], axis=1)
+    return OpTable(templates, start, ops, stream, streams, kind, seconds, nbytes, rate, links, holds_sms != 0, flops)
 
 
 @dataclass(frozen=True)
@@ -201,20 +193,25 @@ def _number_templates(
     """Give each template a place in the table: per class and slot what stands for it, and what it is itself where some are expanded."""
     templates: list[Template] = []
     numbers: dict[int, int] = {}
+    replaced: dict[int, int] = {}
 
     def number(template: Template) -> int:
-        if not len(template):
-            return NONE
         found = numbers.get(id(template))
         if found is None:
-            found = numbers[id(template)] = len(templates)
-            templates.append(template)
+            found = numbers[id(template)] = len(templates) if len(template) else NONE
+            if found != NONE:
+                templates.append(template)
+        return found
+
+    def replacing(template: Template) -> int:
+        found = replaced[id(template)] = number(stand_in.get(id(template), template))
         return found
 
     shared: dict[int, list[int]] = {}
     for program in programs:
-        if id(program.templates) not in shared:
-            shared[id(program.templates)] = [number(stand_in.get(id(t), t)) for t in program.templates]
+        asked = program.templates
+        if id(asked) not in shared:
+            shared[id(asked)] = [replaced[id(t)] if id(t) in replaced else replacing(t) for t in asked]
     short = [shared[id(program.templates)] for program in programs]
     whole = [[number(t) for t in program.templates] if expanded.get(i) else [] for i, program in enumerate(programs)]
     return templates, (short, whole)

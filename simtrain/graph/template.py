@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Kind(IntEnum):
     """What an operation occupies."""
@@ -132,6 +135,16 @@ class Template:
                 found.append(i)
             seen.add(op.stream)
         return tuple(found)
+
+    @cached_property
+    def amounts(self) -> NDArray[np.float64]:
+        """Seconds [s], bytes [B], rate [B/s] and FLOPs of all operations, a row each."""
+        return np.array([(op.seconds, op.nbytes, op.rate, op.flops) for op in self.ops], np.float64).reshape(-1, 4).T.copy()
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """Kind, links and whether SMs are held, of all operations, a row each."""
+        return np.array([(int(op.kind), int(op.links), op.holds_sms) for op in self.ops], np.int64).reshape(-1, 3).T.copy()
 
     @cached_property
     def shape(self) -> Hashable:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import count
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from simtrain.cost.model import CostModel
 from simtrain.engine.composite import Composer
@@ -29,27 +30,33 @@ T = TypeVar("T")
 S = TypeVar("S", bound=System)
 
 
-class Recent(dict[Hashable, T]):
-    """A dictionary that forgets what was used least recently.
+class Recent(Generic[T]):
+    """What was used recently, by key. To find an entry is one look: when the young generation is full, it takes the place of the old one, which is forgotten.
 
     Parameters
     ----------
     most
-        Entries that are kept at most.
+        Entries that are kept at most; the half that was used last is always kept.
     """
 
     def __init__(self, most: int) -> None:
-        super().__init__()
         self.most = most
+        self._young: dict[Hashable, T] = {}
+        self._old: dict[Hashable, T] = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
 
     def of(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the entry of a key, made if there is none."""
-        found = self.pop(key, None)
+        found = self._young.get(key)
         if found is None:
-            found = make()
-            if len(self) >= self.most:
-                del self[next(iter(self))]
-        self[key] = found
+            found = self._old.pop(key, None)
+            if found is None:
+                found = make()
+            if len(self._young) >= self.most // 2:
+                self._young, self._old = {}, self._young
+            self._young[key] = found
         return found
 
 
@@ -134,14 +141,20 @@ class Seats(NamedTuple):
     """As far as the communicators of the stage go."""
     whole: tuple[int, ...]
     """Also as to the pairs with the stages after and before it."""
+    number: int
+    """Of the mesh and the costs that these belong to: no other seats have it."""
 
 
 def _seats(costs: CostModel, mesh: Mesh, stages: int) -> Seats:
     stride = mesh.stride("pp")
     pairs = [costs.span((stage * stride, (stage + 1) % stages * stride)) for stage in range(stages)]
-    own = [tuple(costs.span(mesh.block(axis, {"pp": stage})) for axis in ("tp", "cp", "dp", "dp_cp")) for stage in range(stages)]
+    axes = ("tp", "cp", "dp", "dp_cp", *(name for name, _, _ in mesh.folds))
+    own = [tuple(costs.span(mesh.block(axis, {"pp": stage})) for axis in axes) for stage in range(stages)]
     whole = [(own[stage], pairs[stage], pairs[stage - 1]) for stage in range(stages)]
-    return Seats(tuple(map(own.index, own)), tuple(map(whole.index, whole)))
+    return Seats(tuple(map(own.index, own)), tuple(map(whole.index, whole)), next(_NUMBERS))
+
+
+_NUMBERS = count()
 
 
 _READS = "_reads"
@@ -181,25 +194,36 @@ def comparable(value: object) -> Hashable:
     return value if isinstance(value, (int, float, str, type(None))) else Same(value)
 
 
-class Answers(NamedTuple):
-    """Answers what a recording has read, here."""
+class Answers(Generic[S]):
+    """Answers what a recording has read, by the parameters of one system on one mesh.
 
-    system: System
-    mesh: Mesh
-    coordinates: Mapping[str, int]
-    costs: CostModel
+    Parameters
+    ----------
+    system, mesh, costs
+        What recordings read.
+    """
 
-    def __call__(self, questions: Questions) -> tuple[Hashable, ...]:
-        """Return what the recording would read."""
-        fields, rest = _sorted(questions)
-        return *(comparable(value) for value in fields(self.system)), *(self._other(*question) for question in rest)
+    def __init__(self, system: S, mesh: Mesh, costs: CostModel) -> None:
+        self.system, self.mesh, self.costs = system, mesh, costs
+        self._fields: dict[Questions, tuple[Hashable, ...]] = {}
 
-    def _other(self, kind: str, name: str) -> Hashable:
+    def at(self, coordinates: Mapping[str, int]) -> Callable[[Questions], tuple[Hashable, ...]]:
+        """Return what answers on a rank with these coordinates."""
+        return lambda questions: self._answers(questions, coordinates)
+
+    def _answers(self, questions: Questions, coordinates: Mapping[str, int]) -> tuple[Hashable, ...]:
+        read, rest = _sorted(questions)
+        fields = self._fields.get(questions)
+        if fields is None:  # those of the system are the same on all ranks
+            fields = self._fields[questions] = tuple(map(comparable, read(self.system)))
+        return *fields, *(self._other(*question, coordinates) for question in rest)
+
+    def _other(self, kind: str, name: str, coordinates: Mapping[str, int]) -> Hashable:
         match kind:
             case "size":
                 return self.mesh.size(name)
             case "span":
-                return self.costs.span(self.mesh.block(name, self.coordinates))
+                return self.costs.span(self.mesh.block(name, coordinates))
             case _:
                 return self.mesh
 
