@@ -7,11 +7,12 @@ computed, because a step asks for the same few hundred shapes again and again.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import NamedTuple
 
 from simtrain.cost import attention as attention_cost
 from simtrain.cost import elementwise, gemm, optimizer
-from simtrain.cost.collective import Transfer, collective
+from simtrain.cost.collective import Transfer, collective, spine_slowdown
 from simtrain.cost.placement import Group, span_of, span_of_group
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, did_you_mean
@@ -233,9 +234,11 @@ class CostModel:
     # -- communication ---------------------------------------------------------------------------------
 
     def span(self, ranks: tuple[int, ...] | Group) -> Span:
-        """Return where a group of ranks sits."""
+        """Return where a group of ranks sits, as far as its costs go: above leaves that are not oversubscribed, it does not matter how many there are."""
         if ranks not in self._spans:
-            self._spans[ranks] = span_of_group(ranks, self.cluster) if isinstance(ranks, Group) else span_of(ranks, self.cluster)
+            span = span_of_group(ranks, self.cluster) if isinstance(ranks, Group) else span_of(ranks, self.cluster)
+            is_full = spine_slowdown(self.cluster.topology, crossing=1.0) == 1.0
+            self._spans[ranks] = replace(span, leaves=2) if is_full and span.leaves > 2 else span
         return self._spans[ranks]
 
     def collective(self, kind: str, nbytes: float, ranks: tuple[int, ...] | Group) -> Transfer:

@@ -110,17 +110,17 @@ class Composer:
         """
         composites = Composites()
         shared = _shared_links(step, self.cluster, unfold)
-        seen: set[tuple[int, tuple[int, ...]]] = set()
+        asked: set[int] = set()
         for cls in step.classes:
             program = columns_of(cls.program)
-            if (id(program.templates), program.columns.in_line) in seen:
-                continue
-            seen.add((id(program.templates), program.columns.in_line))
-            for template in {id(t): t for slot in program.columns.in_line for t in [program.templates[slot]]}.values():
-                if len(template) > 1 and id(template) not in composites.by_template:
-                    made = self._composite(template, step, cls)
-                    if made is not None and not made.links & shared:
-                        composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
+            for slot in program.columns.in_line:
+                template = program.templates[slot]
+                if id(template) in asked:
+                    continue
+                asked.add(id(template))
+                made = self._composite(template, step, cls) if len(template) > 1 else None
+                if made is not None and not made.links & shared:
+                    composites.by_template[id(template)] = composites.by_stand_in[id(made.stand_in)] = made
         return composites
 
     def _composite(self, template: Template, step: Step, cls: RankClass) -> Composite | None:
@@ -262,11 +262,12 @@ def _touching(trace: Trace, touches: Flags, is_queued: Flags) -> tuple[Ints, Flo
 
 
 def _is_anything_near(trace: Trace, rows: Ints, touching: Sequence[Sequence[Flags]]) -> bool:
-    """Return whether composites have to be looked at one by one: mostly not, as gradients follow all passes. No profile is told from another."""
+    """Return whether composites have to be looked at one by one: mostly not. No profile is told from another, though only some can disturb each other."""
     from simtrain.engine.kernel.neighbours import IS_QUEUED, TOUCHES, is_anything_near
 
     g, num_ranks = trace.graph, len(trace.graph.ranks)
     role = np.zeros(len(g.table.ops), np.uint8)
     for touches, is_queued in touching:
         role |= (TOUCHES * touches + IS_QUEUED * is_queued).astype(np.uint8)
-    return is_anything_near(role, g.op, g.rank, trace.ready, trace.start, trace.end, rows, np.full(num_ranks, np.inf), np.zeros(num_ranks))
+    scratch = np.zeros(num_ranks + 1, np.int64), np.zeros(num_ranks, np.int64), np.empty(len(rows)), np.empty(len(rows))
+    return is_anything_near(role, g.op, g.rank, trace.ready, trace.start, trace.end, rows, *scratch)

@@ -201,20 +201,25 @@ def _number_templates(
     """Give each template a place in the table: per class and slot what stands for it, and what it is itself where some are expanded."""
     templates: list[Template] = []
     numbers: dict[int, int] = {}
+    replaced: dict[int, int] = {}
 
     def number(template: Template) -> int:
-        if not len(template):
-            return NONE
         found = numbers.get(id(template))
         if found is None:
-            found = numbers[id(template)] = len(templates)
-            templates.append(template)
+            found = numbers[id(template)] = len(templates) if len(template) else NONE
+            if found != NONE:
+                templates.append(template)
+        return found
+
+    def replacing(template: Template) -> int:
+        found = replaced[id(template)] = number(stand_in.get(id(template), template))
         return found
 
     shared: dict[int, list[int]] = {}
     for program in programs:
-        if id(program.templates) not in shared:
-            shared[id(program.templates)] = [number(stand_in.get(id(t), t)) for t in program.templates]
+        asked = program.templates
+        if id(asked) not in shared:
+            shared[id(asked)] = [replaced[id(t)] if id(t) in replaced else replacing(t) for t in asked]
     short = [shared[id(program.templates)] for program in programs]
     whole = [[number(t) for t in program.templates] if expanded.get(i) else [] for i, program in enumerate(programs)]
     return templates, (short, whole)

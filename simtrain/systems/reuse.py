@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, lru_cache
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from simtrain.cost.model import CostModel
 from simtrain.engine.composite import Composer
@@ -139,7 +139,8 @@ class Seats(NamedTuple):
 def _seats(costs: CostModel, mesh: Mesh, stages: int) -> Seats:
     stride = mesh.stride("pp")
     pairs = [costs.span((stage * stride, (stage + 1) % stages * stride)) for stage in range(stages)]
-    own = [tuple(costs.span(mesh.block(axis, {"pp": stage})) for axis in ("tp", "cp", "dp", "dp_cp")) for stage in range(stages)]
+    axes = ("tp", "cp", "dp", "dp_cp", *(name for name, _, _ in mesh.folds))
+    own = [tuple(costs.span(mesh.block(axis, {"pp": stage})) for axis in axes) for stage in range(stages)]
     whole = [(own[stage], pairs[stage], pairs[stage - 1]) for stage in range(stages)]
     return Seats(tuple(map(own.index, own)), tuple(map(whole.index, whole)))
 
@@ -181,25 +182,36 @@ def comparable(value: object) -> Hashable:
     return value if isinstance(value, (int, float, str, type(None))) else Same(value)
 
 
-class Answers(NamedTuple):
-    """Answers what a recording has read, here."""
+class Answers(Generic[S]):
+    """Answers what a recording has read, by the parameters of one system on one mesh.
 
-    system: System
-    mesh: Mesh
-    coordinates: Mapping[str, int]
-    costs: CostModel
+    Parameters
+    ----------
+    system, mesh, costs
+        What recordings read.
+    """
 
-    def __call__(self, questions: Questions) -> tuple[Hashable, ...]:
-        """Return what the recording would read."""
-        fields, rest = _sorted(questions)
-        return *(comparable(value) for value in fields(self.system)), *(self._other(*question) for question in rest)
+    def __init__(self, system: S, mesh: Mesh, costs: CostModel) -> None:
+        self.system, self.mesh, self.costs = system, mesh, costs
+        self._fields: dict[Questions, tuple[Hashable, ...]] = {}
 
-    def _other(self, kind: str, name: str) -> Hashable:
+    def at(self, coordinates: Mapping[str, int]) -> Callable[[Questions], tuple[Hashable, ...]]:
+        """Return what answers on a rank with these coordinates."""
+        return lambda questions: self._answers(questions, coordinates)
+
+    def _answers(self, questions: Questions, coordinates: Mapping[str, int]) -> tuple[Hashable, ...]:
+        read, rest = _sorted(questions)
+        fields = self._fields.get(questions)
+        if fields is None:  # those of the system are the same on all ranks
+            fields = self._fields[questions] = tuple(map(comparable, read(self.system)))
+        return *fields, *(self._other(*question, coordinates) for question in rest)
+
+    def _other(self, kind: str, name: str, coordinates: Mapping[str, int]) -> Hashable:
         match kind:
             case "size":
                 return self.mesh.size(name)
             case "span":
-                return self.costs.span(self.mesh.block(name, self.coordinates))
+                return self.costs.span(self.mesh.block(name, coordinates))
             case _:
                 return self.mesh
 

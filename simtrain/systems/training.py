@@ -240,6 +240,7 @@ class TransformerTraining(StepSystem):
 class Layout:
     """Where everything goes: mesh, microbatches, layers of each chunk."""
 
+    system: TransformerTraining
     mesh: Mesh
     costs: CostModel
     workload: Pretraining
@@ -260,6 +261,11 @@ class Layout:
     """Chunks of this run."""
     pieces: dict[Hashable, Piece] = field(default_factory=dict[Hashable, Piece])
     """Parts of chunks of this run."""
+
+    @cached_property
+    def answers(self) -> Answers[TransformerTraining]:
+        """What recordings read."""
+        return Answers(self.system, self.mesh, self.costs)
 
 
 def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster, reuse: Reuse | None = None) -> Layout:
@@ -296,7 +302,7 @@ def lay_out(system: TransformerTraining, workload: Pretraining, cluster: Cluster
     costs = reuse.costs(cluster, system.software, workload.dtype, workload.model)
     mesh = reuse.mesh((("tp", system.tp), ("cp", system.cp), ("dp", dp), ("pp", system.pp)), system.folds(dp))
     return Layout(
-        mesh, costs, workload, cluster, num_microbatches, batch, layers, layers_before(layers), _layer_kinds(system, workload.model),
+        system, mesh, costs, workload, cluster, num_microbatches, batch, layers, layers_before(layers), _layer_kinds(system, workload.model),
         reuse.seats(costs, mesh, system.pp), schedule, reuse,
     )  # fmt: skip
 
@@ -364,24 +370,28 @@ def _rank_classes(system: TransformerTraining, layout: Layout) -> list[RankClass
     """
     pp, pipeline = system.pp, layout.reuse.pipeline(_pipeline_shape(system, layout))
     built: dict[Hashable, _StageBuilder] = {}
+    as_full: dict[Hashable, _StageBuilder] = {}
     stages: list[tuple[_StageBuilder, dict[str, float]]] = []
-    for index, seat in enumerate(layout.seats.whole):
-        key = (index == 0, index == pp - 1, layout.layers[index], seat)
-        if key not in built:
-            built[key] = _StageBuilder(system, layout, pipeline, index)
-        stages.append((built[key], built[key].memory(index)))
+    for index, seat in enumerate(layout.seats.inside):
+        held = (index == 0, index == pp - 1, layout.layers[index])
+        if (held, seat) not in built:
+            built[held, seat] = _StageBuilder(system, layout, pipeline, index)
+        builder = built[held, seat]
+        stages.append((builder, as_full.setdefault((held, *map(id, builder.chunks)), builder).memory(index)))
     _check_memory([memory for _, memory in stages], layout.cluster, system.software.fragmentation)
     return [builder.rank_class(index, memory) for index, (builder, memory) in enumerate(stages)]
 
 
 @dataclass
 class _StageBuilder:
-    """Builds the program and the memory table of one stage, and of those like it."""
+    """Builds the program and the memory table of one stage, and of those like it; who its neighbours are decides the messages alone."""
 
     system: TransformerTraining
     layout: Layout
     pipeline: Pipeline
     index: int
+    by_seat: dict[int, list[Template]] = field(default_factory=dict[int, list[Template]])
+    """All templates, by how the stage sits beside its neighbours."""
 
     def __post_init__(self) -> None:
         system, layout = self.system, self.layout
@@ -397,11 +407,10 @@ class _StageBuilder:
         self.chunks = [self.record(chunk) for chunk in range(system.vpp)]
 
     @cached_property
-    def program(self) -> tuple[Columns, list[Template]]:
-        """What follows the pipeline, and all templates."""
+    def ending(self) -> tuple[Columns, list[Template]]:
+        """What follows the pipeline, and its templates."""
         epilogue = self._epilogue()
-        ending = self.layout.reuse.in_line(tuple(do.message for do in epilogue))
-        return ending, [*self._templates(), *(do.template for do in epilogue)]
+        return self.layout.reuse.in_line(tuple(do.message for do in epilogue)), [do.template for do in epilogue]
 
     # -- recording --------------------------------------------------------------------------------------
 
@@ -430,9 +439,23 @@ class _StageBuilder:
         pieces = [*((e, 1) for e in ends[:is_first]), *layers, *((e, 1) for e in ends[is_first:])]
         if not all(piece.is_closed for piece, _ in pieces):
             return None
+        if system.dp_overlap == "layer" and self.copies > 1:  # the first forward and the last backward reach across layers
+            forward, backward = self._in_line(pieces)
+            return self._record(kinds, is_first, is_last)._replace(forward=forward, backward=backward)
+        key = (is_last, tuple((id(piece), times) for piece, times in pieces))
+        if key not in self.layout.recorded:
+            self.layout.recorded[key] = self._sum(pieces, is_last)
+        return self.layout.recorded[key]
+
+    def _in_line(self, pieces: Sequence[tuple[Piece, int]]) -> tuple[Template, Template]:
+        """Return forward and backward of pieces one after another."""
         reuse = self.layout.reuse
         forward = reuse.joined("forward", [(piece.forward, times) for piece, times in pieces])
-        backward = reuse.joined("backward", [(piece.backward, times) for piece, times in reversed(pieces)])
+        return forward, reuse.joined("backward", [(piece.backward, times) for piece, times in reversed(pieces)])
+
+    def _sum(self, pieces: Sequence[tuple[Piece, int]], is_last: bool) -> _ChunkTemplates:
+        """Return the chunk that consists of these pieces."""
+        system, (forward, backward) = self.system, self._in_line(pieces)
         experts = sum(times * piece.expert_parameters for piece, times in pieces)
         parameters = sum(times * piece.parameters for piece, times in pieces) - experts
         if is_last and self.model.is_tied and system.pp == 1:
@@ -442,9 +465,6 @@ class _StageBuilder:
             peak = max(peak, alive + piece.peak)
             alive -= times * piece.freed
         saved = sum(times * piece.saved for piece, times in pieces)
-        if system.dp_overlap == "layer" and self.copies > 1:  # the first forward and the last backward reach across layers
-            whole = self._record(kinds, is_first, is_last)
-            return whole._replace(forward=forward, backward=backward)
         return _ChunkTemplates(forward, forward, backward, backward, parameters, experts, saved, peak)
 
     def _piece(self, name: Hashable, record: Recording) -> Piece:
@@ -452,9 +472,7 @@ class _StageBuilder:
         here = (name, self.seat)
         if here not in self.layout.pieces:
             layout = self.layout
-            self.layout.pieces[here] = recorded_piece(
-                self.system, self.model, layout.microbatch, layout.mesh, self.coordinates, self.costs, layout.reuse, name, record
-            )
+            layout.pieces[here] = recorded_piece(layout.answers, self.model, layout.microbatch, self.coordinates, layout.reuse, name, record)
         return self.layout.pieces[here]
 
     def _record(self, kinds: Sequence[LayerKind], is_first: bool, is_last: bool) -> _ChunkTemplates:
@@ -565,20 +583,25 @@ class _StageBuilder:
 
     def rank_class(self, index: int, memory: dict[str, float]) -> RankClass:
         """Return program and multiplicity of a stage like this one, with its memory."""
-        ending, templates = self.program
+        ending, last = self.ending
         columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, ending)
+        seat = self.seats.whole[index]
+        if seat not in self.by_seat:
+            messages = self._messages(index) if self.pipeline.shape.stages > 1 else [_NOTHING] * 4
+            self.by_seat[seat] = [*self._of_chunks, *messages, self._loading() if self.pipeline.shape.loads else _NOTHING, *last]
         ranks = self.layout.mesh.world_size // self.system.pp
-        return RankClass({"pp": index}, ranks, ColumnProgram(columns, templates), memory)
+        return RankClass({"pp": index}, ranks, ColumnProgram(columns, self.by_seat[seat]), memory)
 
-    def _templates(self) -> list[Template]:
-        """Return what stands behind the slots of the pipeline's program."""
-        shape, chunks, nothing = self.pipeline.shape, self.chunks, _NOTHING
+    @cached_property
+    def _of_chunks(self) -> list[Template]:
+        """What stands behind the slots of the chunks in the pipeline's program."""
+        shape, chunks = self.pipeline.shape, self.chunks
+        nothing = [_NOTHING] * len(chunks)
         return [
             *(chunk.forward for chunk in chunks), *(chunk.backward for chunk in chunks), *(chunk.last_backward for chunk in chunks),
-            *(self._reduction([chunk]) if shape.reduces else nothing for chunk in chunks),
-            *(self._gather([chunk]) if shape.gathers else nothing for chunk in chunks),
+            *((self._reduction([chunk]) for chunk in chunks) if shape.reduces else nothing),
+            *((self._gather([chunk]) for chunk in chunks) if shape.gathers else nothing),
             *(chunk.first_forward for chunk in chunks),
-            *(self._messages() if shape.stages > 1 else [nothing] * 4), self._loading() if shape.loads else nothing,
         ]  # fmt: skip
 
     def _loading(self) -> Template:
@@ -596,17 +619,20 @@ class _StageBuilder:
 
         return make() if self.system.zero == 3 else self.layout.reuse.template(("loading", seconds), make)
 
-    def _messages(self) -> tuple[Template, ...]:
+    def _messages(self, index: int) -> tuple[Template, ...]:
         """Return both ends of backward messages, then of forward ones, the receiving end first; the same for stages that sit alike."""
         nbytes = self.system.boundary_bytes(self.model, self.layout.microbatch, self.costs.dtype_bytes)
 
         def make() -> tuple[Template, ...]:
-            pp, index = self.system.pp, self.index
+            pp = self.system.pp
             before, after = (index - 1) % pp, (index + 1) % pp
             links = ((False, False, (after, index)), (False, True, (index, before)), (True, False, (before, index)), (True, True, (index, after)))
-            return tuple(message(self._boundary(nbytes, *ends), is_forward, is_send=is_send) for is_forward, is_send, ends in links)
+            return tuple(self._message(self._boundary(nbytes, *ends), is_forward, is_send) for is_forward, is_send, ends in links)
 
-        return self.layout.reuse.messages((Same(self.seats), self.seats.whole[self.index], nbytes), make)
+        return self.layout.reuse.messages((Same(self.seats), self.seats.whole[index], nbytes), make)
+
+    def _message(self, transfer: Transfer, is_forward: bool, is_send: bool) -> Template:
+        return self.layout.reuse.template(("message", transfer, is_forward, is_send), lambda: message(transfer, is_forward, is_send=is_send))
 
     @property
     def _gathers_by_layer(self) -> bool:
@@ -731,19 +757,12 @@ Recording = Callable[[Recorder, TransformerTraining, Transformer, Microbatch], N
 
 
 def recorded_piece(
-    system: TransformerTraining,
-    m: Transformer,
-    b: Microbatch,
-    mesh: Mesh,
-    coordinates: Mapping[str, int],
-    costs: CostModel,
-    reuse: Reuse,
-    name: Hashable,
-    record: Recording,
-) -> Piece:
+    answers: Answers[TransformerTraining], m: Transformer, b: Microbatch, coordinates: Mapping[str, int], reuse: Reuse, name: Hashable, record: Recording
+) -> Piece:  # fmt: skip
     """Record a part of a chunk, or take what was recorded where everything that it reads is the same: on another stage, or in another run."""
+    system, mesh, costs = answers.system, answers.mesh, answers.costs
     what = (name, type(system), Same(costs), b)
-    found = reuse.pieces.find(what, Answers(system, mesh, coordinates, costs))
+    found = reuse.pieces.find(what, answers.at(coordinates))
     if found is not None:
         return found
     reads = Reads()

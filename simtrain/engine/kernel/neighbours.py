@@ -14,9 +14,12 @@ TOUCHES, IS_QUEUED = 1, 2
 
 @unmanaged
 def is_anything_near(
-    role: Flags, op: Integers, rank: Integers, ready: Floats, start: Floats, end: Floats, composites: Integers, first: Floats, last: Floats
+    role: Flags, op: Integers, rank: Integers, ready: Floats, start: Floats, end: Floats, composites: Integers,
+    first: Integers, filled: Integers, starts: Floats, latest: Floats,
 ) -> bool:  # fmt: skip
-    """Tell whether ranks came to a composite at different times, or something that touches composites ran between the first and the last one of its rank.
+    """Tell whether ranks came to a composite at different times, or something that touches composites ran beside one on its rank for more than an instant.
+
+    Composites of a rank that do not begin in the order of their rows count as near.
 
     Parameters
     ----------
@@ -24,17 +27,40 @@ def is_anything_near(
         By operation, either of the two above, or both together.
     composites
         Rows that are composites.
-    first, last
-        Scratch, a place per rank: when the first composite began, and the last ended; they come in as infinity and 0.
+    first, filled
+        Scratch, a place per rank, and one more in ``first``; they come in as 0. The composites of rank ``i`` stand from ``first[i]`` to
+        before ``first[i + 1]`` in the next two.
+    starts, latest
+        Scratch, a place per composite: when it began, and when it and those before it on its rank had ended.
     """
     for row in composites:
-        here = rank[row]
         if start[row] != ready[row]:
             return True
-        first[here], last[here] = min(first[here], start[row]), max(last[here], end[row])
+        first[rank[row] + 1] += 1
+    for here in range(1, len(first)):
+        first[here] += first[here - 1]
+    for row in composites:
+        here = rank[row]
+        place = first[here] + filled[here]
+        latest[place] = end[row]
+        if filled[here]:
+            if starts[place - 1] > start[row]:
+                return True
+            latest[place] = max(latest[place - 1], end[row])
+        starts[place] = start[row]
+        filled[here] += 1
     for row in range(len(op)):
         roles = role[op[row]]
-        if roles & TOUCHES and end[row] > ready[row] and end[row] > first[rank[row]]:
-            if (ready[row] if roles & IS_QUEUED else start[row]) < last[rank[row]]:
+        if roles & TOUCHES and end[row] > ready[row]:
+            here = rank[row]
+            since = ready[row] if roles & IS_QUEUED else start[row]
+            low, high = first[here], first[here + 1]
+            while low < high:  # to the first composite that does not begin before this ends
+                middle = (low + high) // 2
+                if starts[middle] < end[row]:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low > first[here] and latest[low - 1] > since:
                 return True
     return False

@@ -12,7 +12,7 @@ from simtrain.graph.recorder import Piece as GraphPiece
 from simtrain.graph.recorder import Recorder
 from simtrain.graph.template import Kind, Template
 from simtrain.study.plan.space import Candidate, Space
-from simtrain.systems.reuse import Reuse
+from simtrain.systems.reuse import Answers, Reuse
 from simtrain.systems.training import LayerKind, Microbatch, Recording, TransformerTraining, layer_recorder, record_embedding, record_head, recorded_piece
 
 
@@ -108,9 +108,10 @@ class Recordings:
 
     def _record(self, c: Candidate) -> Pieces:
         system, batch, mesh = self.system(c), self.batch(c), self.mesh(c)
+        answers = Answers(system, mesh, self.costs)
 
         def piece(name: Hashable, record: Recording) -> Piece:
-            found = recorded_piece(system, self.model, batch, mesh, {"pp": 0}, self.costs, self.reuse, name, record)
+            found = recorded_piece(answers, self.model, batch, {"pp": 0}, self.reuse, name, record)
             if not found.is_closed:  # its ends reach into what is recorded elsewhere: on its own, it is as long as it is
                 r = Recorder(mesh, self.costs, {"pp": 0}, system.recomputed_regions)
                 record(r, system, self.model, batch)
