@@ -35,6 +35,7 @@ class OpTable:
     rate: Floats
     links: Ints
     holds_sms: NDArray[np.bool_]
+    under_compute: Floats
     flops: Floats
 
 
@@ -99,6 +100,7 @@ def _table(templates: list[Template]) -> OpTable:
         np.array([op.rate for op in ops], np.float64),
         np.array([op.links for op in ops], np.int64),
         np.array([op.holds_sms for op in ops], np.bool_),
+        np.array([op.under_compute for op in ops], np.float64),
         np.array([op.flops for op in ops], np.float64),
     )
 

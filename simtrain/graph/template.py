@@ -84,6 +84,9 @@ class Op:
         Positions of operations on other streams that must have ended.
     holds_sms
         Whether compute on the rank is slowed while this runs.
+    under_compute
+        What a transfer takes longer if the processors of all its members are full from its first byte to its last: every rank that shares them
+        computes, and whoever forwards the next message waits for its turn. Part of the members or of the time count in proportion. [s]
     """
 
     name: str
@@ -98,6 +101,7 @@ class Op:
     payload: float = 0.0
     deps: tuple[int, ...] = ()
     holds_sms: bool = False
+    under_compute: float = 0.0
 
 
 @dataclass(eq=False)

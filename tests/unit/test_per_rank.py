@@ -29,7 +29,7 @@ def cluster(ranks: int, *, burst: float = 0.0, ranks_per_accelerator: int = 1) -
     return Cluster.load("cpu_bench", overrides)
 
 
-def price(kind: str, nbytes: float, size: int, is_overlapped: bool) -> Transfer:
+def price(kind: str, nbytes: float, size: int) -> Transfer:
     return Transfer(LATENCY, nbytes, RATE, "nic")
 
 
