@@ -159,7 +159,7 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
             },
             "software": {
                 "operations": operations, "overlap_slowdown": round(slowed, 4), "overlapped_gap": f"{gap * 1e6:.4g} us",
-                "overlapped_gap_hidden": round(hidden, 4), "collective_queues": 2, "reduce_scatter_as": "all_reduce",
+                "overlapped_gap_hidden": float(f"{hidden:.4g}"), "collective_queues": 2, "reduce_scatter_as": "all_reduce",
             },
         }
     )  # fmt: skip
