@@ -8,7 +8,7 @@ import pytest
 
 from simtrain.cost.collective import bytes_sent
 from simtrain.graph.per_rank import RankProgram
-from simtrain.validate.torch_machine import HIGH, KINDS, LOW, WIRES, Bed, Machine, hops, machine_of
+from simtrain.validate.torch_machine import HIGH, KINDS, LOW, WIRES, Bed, Machine, machine_of
 from simtrain.validate.torch_predict import naive, predict, predict_restart
 
 BED = Bed(2, 300e6, 2, 0.0)
