@@ -60,6 +60,8 @@ class Transfer(NamedTuple):
     """Achieved when alone. [B/s]"""
     link: str
     """Bottleneck: ``scale_up`` or ``nic``; ``pcie`` or ``pcie_nic`` where peer copies and NIC traffic cross one PCIe root."""
+    under_compute: float = 0.0
+    """What it takes longer if its members compute from its first byte to its last; see :class:`simtrain.graph.template.Op`. [s]"""
 
     @property
     def seconds(self) -> float:

@@ -150,7 +150,7 @@ class Composer:
 
 
 def _is_composable(template: Template) -> bool:
-    return not template.left_open and all(op.kind not in (Kind.SEND, Kind.RECV) for part, _ in template.parts for op in part.ops)
+    return not template.left_open and all(op.kind not in (Kind.SEND, Kind.RECV) and not op.under_compute for part, _ in template.parts for op in part.ops)
 
 
 def _shared_links(step: Step, cluster: Cluster, unfold: Sequence[str]) -> Link:

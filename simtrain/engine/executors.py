@@ -46,7 +46,7 @@ def replay_with(engine: Engine, graph: Graph, cluster: Cluster, fidelity: StepFi
     if fidelity == "isolated":  # on no link, a transfer runs at its own rate
         bare = replace(graph, table=replace(graph.table, links=np.zeros_like(graph.table.links)))
         return replace(replay_with(engine, bare, cluster, "fair", slowdown), graph=graph, fidelity="isolated")
-    special = what_simpy_alone_knows(cluster)
+    special = what_simpy_alone_knows(cluster) or ("transfers that compute delays (under_compute)" if graph.table.under_compute.any() else "")
     if special and engine == "compiled":
         raise UnsupportedError(f"cluster {cluster.name}: the compiled executor does not know {special}; use --engine simpy")
     is_compiled = not special and (choose_engine(graph) if engine == "auto" else engine) == "compiled"

@@ -85,6 +85,7 @@ class FairShare:
         self._on_link: list[set[int]] = [set() for _ in self.capacity]
         self._demand = [0] * len(self.capacity)
         self._dirty: set[int] = set()
+        self._limited: set[int] = set()
 
     def add(self, flow: int, links: Mapping[int, int], cap: int) -> None:
         """Start a transfer; if a link of it saturates, its rate is 0 until :meth:`resolve`, else it is its cap at once."""
@@ -102,18 +103,29 @@ class FairShare:
         """End a transfer."""
         links, cap = self.flows.pop(flow)
         del self.rate[flow]
+        self._limited.discard(flow)
         for link, members in links.items():
             self._on_link[link].discard(flow)
             if self._demand[link] > self.capacity[link]:  # only there could others be waiting for its share
                 self._dirty.add(link)
             self._demand[link] -= cap * members
 
+    def limit(self, flow: int, cap: int) -> None:
+        """Give a running transfer another cap; its rate follows at :meth:`resolve`."""
+        links, old = self.flows[flow]
+        self.flows[flow] = links, cap
+        self._limited.add(flow)
+        for link, members in links.items():
+            self._demand[link] += (cap - old) * members
+        self._dirty.update(links)
+
     def resolve(self) -> list[int]:
         """Solve where something changed and return the flows whose rate is new, in order of their number."""
-        if not self._dirty:
+        if not self._dirty and not self._limited:
             return []
         component = self._component()
         self._dirty.clear()
+        self._limited.clear()
         links = {link for flow in component for link in self.flows[flow][0]}
         if all(self._demand[link] <= self.capacity[link] for link in links):
             solved = {flow: self.flows[flow][1] for flow in component}
@@ -125,8 +137,8 @@ class FairShare:
         return changed
 
     def _component(self) -> list[int]:
-        """Return the flows connected to a changed link through links that can saturate."""
-        seen: set[int] = set()
+        """Return the flows connected to a changed link through links that can saturate, and those whose cap changed."""
+        seen: set[int] = set(self._limited)
         links = sorted(self._dirty)
         visited = set(links)
         while links:

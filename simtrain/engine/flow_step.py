@@ -102,7 +102,8 @@ def _extended(table: OpTable, added: list[Op], source: list[int]) -> OpTable:
     if not added:
         return table
     chosen = np.array(source, np.int64)
-    columns = {name: np.concatenate([column, column[chosen]]) for name in ("stream", "kind", "holds_sms", "flops") for column in [getattr(table, name)]}
+    kept = ("stream", "kind", "holds_sms", "under_compute", "flops")
+    columns = {name: np.concatenate([column, column[chosen]]) for name in kept for column in [getattr(table, name)]}
     for name in ("seconds", "nbytes", "rate", "links"):
         column = getattr(table, name)
         columns[name] = np.concatenate([column, np.array([getattr(op, name) for op in added], column.dtype)])

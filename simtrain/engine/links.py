@@ -56,7 +56,9 @@ def link_table(graph: Graph, cluster: Cluster) -> LinkTable:
 def _table_of(ranks: tuple[int, ...], same: ByIdentity) -> LinkTable:
     cluster, node = same.cluster, same.cluster.node
     shares = {c: (1, node.scale_up.bandwidth * node.scale_up.efficiency) for c in (Link.SCALE_UP_OUT, Link.SCALE_UP_IN)}
-    shares |= {c: (node.accelerators_per_nic, node.nic_bandwidth_per_accelerator * cluster.fabric_efficiency) for c in (Link.NIC_OUT, Link.NIC_IN)}
+    sends = node.nic_bandwidth_per_accelerator * cluster.fabric_efficiency
+    receives = sends if node.nic.receive_bandwidth is None else sends * node.nic.receive_bandwidth / node.nic.bandwidth
+    shares |= {Link.NIC_OUT: (node.accelerators_per_nic, sends), Link.NIC_IN: (node.accelerators_per_nic, receives)}
     table, root = LinkTable([], [], [], []), root_of(node)
     if root is not None:
         shares |= {c: root[:2] for c in ROOT_CLASSES}

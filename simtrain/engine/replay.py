@@ -84,6 +84,8 @@ class _Replay:
         self.loads: dict[tuple[tuple[int, int], ...], Mapping[int, int]] = {}
         self.lanes = Lanes(len(graph.ranks) * len(LINK_CLASSES))
         self.moving: set[int] = set()
+        self.waits: dict[int, tuple[float, int]] = {}
+        """Of the running transfers that compute delays: bytes to move beside it (see :meth:`_delay`), and members that wait for their processor."""
         self.computing: list[set[int]] = [set() for _ in graph.ranks]
         self.holding = [0] * len(graph.ranks)
         self.device_rate = [1.0] * len(graph.ranks)
@@ -102,6 +104,8 @@ class _Replay:
         self.op: list[int] = g.op.tolist()
         self.uses: list[int] = t.links[g.op].tolist()
         self.holds: list[bool] = t.holds_sms[g.op].tolist()
+        self.under_compute: list[float] = t.under_compute.tolist()
+        self.delays = bool(t.under_compute.any())
         self.rank: list[int] = g.rank.tolist()
         self.group: list[int] = g.group.tolist()
         has_previous = g.previous >= 0
@@ -165,6 +169,8 @@ class _Replay:
             self._row_ready(row)
         for unit in self.lanes.granted():
             self._start_unit(unit)
+        for unit in self.waits:
+            self._delay(unit)
         for unit in self.network.resolve():
             self._re_anchor(unit, self.network.rate[unit] / RATE_UNIT)
         for rank in sorted(self.touched):
@@ -186,6 +192,8 @@ class _Replay:
         if self.buckets:
             self.left[unit] -= self.buckets.join(loads, self.env.now)
         self.network.add(unit, loads, self.cap[self.op[unit]])
+        if self.under_compute[self.op[unit]] and self.left[unit] > 0:
+            self.waits[unit] = self.left[unit], 0
         if self.network.rate[unit]:
             self._re_anchor(unit, self.network.rate[unit] / RATE_UNIT)
 
@@ -201,6 +209,7 @@ class _Replay:
         if unit in self.moving:
             self.moving.discard(unit)
             self.network.remove(unit)
+            self.waits.pop(unit, None)
             if self.buckets:
                 self.buckets.leave(self._links_of(unit), now)
         self.left.pop(unit, None)
@@ -245,7 +254,7 @@ class _Replay:
             if self.holds[row]:
                 self.holding[self.rank[row]] += 1
                 self.touched.add(self.rank[row])
-        if self.is_compute[unit] and (self.compute_rate < 1.0 or self.is_shared):
+        if self.is_compute[unit] and (self.compute_rate < 1.0 or self.is_shared or self.delays):
             rank = self.rank[unit]
             self.computing[rank].add(unit)
             self.left[unit], self.anchor[unit], self.rate[unit] = self.seconds[unit], now, 0.0
@@ -265,6 +274,21 @@ class _Replay:
         # The duration is rounded, not the end: now + left / rate would round differently at another start, and then
         # composite and expanded templates would differ by a tick.
         self._complete_at(unit, now if self.left[unit] <= 0 else now + ceil_grid(self.left[unit] / rate))
+
+    def _delay(self, unit: int) -> None:
+        """Let a transfer move at the rate that makes it last ``under_compute`` longer, in the proportion of its members whose processor is full.
+
+        A processor is full if every rank on it computes: each has then used its share, and what a transfer wants of it waits for a turn. If one of them
+        does not compute, its share is there for the asking.
+        """
+        members = [self.rank[row] for row in self._rows(unit)]
+        waiting = sum(1 for rank in members if all(self.computing[other] for other in self.sharing[rank]))
+        nbytes, before = self.waits[unit]
+        if waiting != before:
+            op = self.op[unit]
+            self.waits[unit] = nbytes, waiting
+            alone = nbytes * RATE_UNIT / self.cap[op]
+            self.network.limit(unit, max(1, round(nbytes * RATE_UNIT / (alone + self.under_compute[op] * waiting / len(members)))))
 
     def _slow_compute(self, rank: int) -> None:
         """Give the compute of every rank on this one's device the rate that is left: slowed by communication, shared among those that compute."""

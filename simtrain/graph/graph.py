@@ -35,6 +35,7 @@ class OpTable:
     rate: Floats
     links: Ints
     holds_sms: NDArray[np.bool_]
+    under_compute: Floats
     flops: Floats
 
 
@@ -89,10 +90,10 @@ def _table(templates: list[Template]) -> OpTable:
     number = {name: i for i, name in enumerate(streams)}
     start = np.cumsum([0] + [len(t) for t in templates])[:-1].astype(np.int64)
     stream = np.array([number[op.stream] for op in ops], np.int64)
-    amounts = np.concatenate([np.zeros((4, 0)), *(t.amounts for t in templates)], axis=1)
-    seconds, nbytes, rate, flops = amounts
+    amounts = np.concatenate([np.zeros((5, 0)), *(t.amounts for t in templates)], axis=1)
+    seconds, nbytes, rate, under_compute, flops = amounts
     kind, links, holds_sms = np.concatenate([np.zeros((3, 0), np.int64), *(t.codes for t in templates)], axis=1)
-    return OpTable(templates, start, ops, stream, streams, kind, seconds, nbytes, rate, links, holds_sms != 0, flops)
+    return OpTable(templates, start, ops, stream, streams, kind, seconds, nbytes, rate, links, holds_sms != 0, under_compute, flops)
 
 
 @dataclass(frozen=True)

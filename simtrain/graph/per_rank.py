@@ -19,9 +19,9 @@ from simtrain.graph.template import LINKS_OF, Kind, Link, Op, Template
 AXIS = "dp"
 """Axis along which the ranks are laid, and under which their communication is reported."""
 
-Price = Callable[[str, float, int, bool], Transfer]
+Price = Callable[[str, float, int], Transfer]
 """Cost of a communication: kind (of a collective, ``send_recv``, or ``exchange`` for one message of several that are posted together), bytes of the
-larger buffer on one rank, members, whether compute goes on beside it."""
+larger buffer on one rank, members."""
 
 
 @dataclass
@@ -73,10 +73,10 @@ class RankProgram:
         if self.size == 1:
             return None
         number = self._count("collective")
-        t = self.price(kind, nbytes, self.size, async_op)
+        t = self.price(kind, nbytes, self.size)
         op = Op(
             kind, Kind.COLLECTIVE, f"{AXIS} {number % self.queues}", to_grid(t.latency), t.nbytes, t.rate, AXIS, LINKS_OF.get(t.link, Link.NONE),
-            payload=bytes_sent(kind, nbytes, self.size), holds_sms=True,
+            payload=bytes_sent(kind, nbytes, self.size), holds_sms=True, under_compute=t.under_compute,
         )  # fmt: skip
         handle = self._start(Template(kind, [op], (0,)), ("collective", number))
         return handle if async_op else self.wait(handle)
@@ -90,32 +90,32 @@ class RankProgram:
         return self._message(nbytes, peer, self.rank, tag)
 
     def send(self, nbytes: float, peer: int) -> None:
-        """Send to a peer and wait for it, with no compute beside it. [B]"""
-        self.wait(self._message(nbytes, self.rank, peer, None, is_overlapped=False))
+        """Send to a peer and wait for it. [B]"""
+        self.wait(self._message(nbytes, self.rank, peer, None))
 
     def recv(self, nbytes: float, peer: int) -> None:
-        """Receive from a peer and wait for it, with no compute beside it. [B]"""
-        self.wait(self._message(nbytes, peer, self.rank, None, is_overlapped=False))
+        """Receive from a peer and wait for it. [B]"""
+        self.wait(self._message(nbytes, peer, self.rank, None))
 
     def exchange(self, received: Mapping[int, float], sent: Mapping[int, float]) -> list[int]:
-        """Post receives from and sends to several peers, as ``batch_isend_irecv`` does, by peer. Nothing is computed until they are waited for. [B]"""
-        into = [self._message(nbytes, peer, self.rank, None, "exchange", is_overlapped=False) for peer, nbytes in received.items() if nbytes]
-        return into + [self._message(nbytes, self.rank, peer, None, "exchange", is_overlapped=False) for peer, nbytes in sent.items() if nbytes]
+        """Post receives from and sends to several peers, as ``batch_isend_irecv`` does, by peer; the handles are waited for by the caller. [B]"""
+        into = [self._message(nbytes, peer, self.rank, None, "exchange") for peer, nbytes in received.items() if nbytes]
+        return into + [self._message(nbytes, self.rank, peer, None, "exchange") for peer, nbytes in sent.items() if nbytes]
 
     def wait(self, *handles: int | None) -> None:
         """Let the main stream go on after these."""
         self.instructions += [Wait(handle) for handle in handles if handle is not None]
 
-    def _message(self, nbytes: float, source: int, target: int, tag: int | None, kind: str = "send_recv", *, is_overlapped: bool = True) -> int:
+    def _message(self, nbytes: float, source: int, target: int, tag: int | None, kind: str = "send_recv") -> int:
         is_send = source == self.rank
         number = self._count((source, target)) if tag is None else tag
-        t = self.price(kind, nbytes, 2, is_overlapped)
+        t = self.price(kind, nbytes, 2)
         links = Link.NIC_OUT if is_send else Link.NIC_IN
         stream = (f"send {target}" if is_send else f"recv {source}") + ("" if tag is None else f" tag {tag}")
         name = "send" if is_send else "recv"
         op = Op(
-            name, Kind.SEND if is_send else Kind.RECV, stream, to_grid(t.latency), t.nbytes, t.rate, AXIS, links, payload=t.nbytes if is_send else 0.0,
-            holds_sms=True,
+            name, Kind.SEND if is_send else Kind.RECV, stream, to_grid(t.latency), t.nbytes, t.rate, AXIS, links, payload=nbytes if is_send else 0.0,
+            holds_sms=True, under_compute=t.under_compute,
         )  # fmt: skip
         return self._start(Template(name, [op], (0,)), ("message", source, target, number, tag is None))
 

@@ -87,6 +87,9 @@ class Op:
         Positions of operations on other streams that must have ended.
     holds_sms
         Whether compute on the rank is slowed while this runs.
+    under_compute
+        What a transfer takes longer if the processors of all its members are full from its first byte to its last: every rank that shares them
+        computes, and whoever forwards the next message waits for its turn. Part of the members or of the time count in proportion. [s]
     """
 
     name: str
@@ -101,6 +104,7 @@ class Op:
     payload: float = 0.0
     deps: tuple[int, ...] = ()
     holds_sms: bool = False
+    under_compute: float = 0.0
 
 
 @dataclass(eq=False)
@@ -138,8 +142,8 @@ class Template:
 
     @cached_property
     def amounts(self) -> NDArray[np.float64]:
-        """Seconds [s], bytes [B], rate [B/s] and FLOPs of all operations, a row each."""
-        return np.array([(op.seconds, op.nbytes, op.rate, op.flops) for op in self.ops], np.float64).reshape(-1, 4).T.copy()
+        """Seconds [s], bytes [B], rate [B/s], time that compute adds [s], and FLOPs of all operations, a row each."""
+        return np.array([(op.seconds, op.nbytes, op.rate, op.under_compute, op.flops) for op in self.ops], np.float64).reshape(-1, 5).T.copy()
 
     @cached_property
     def codes(self) -> NDArray[np.int64]:

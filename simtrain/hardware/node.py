@@ -67,6 +67,9 @@ class Nic(Spec):
     count: int = Field(gt=0)
     bandwidth: BytesPerSecond
     """Nominal, per card and direction. [B/s]"""
+    receive_bandwidth: BytesPerSecond | None = None
+    """The same towards the node where it differs, as below a shaper of what is sent alone: several may then send to one node at their full rates; None:
+    as ``bandwidth``. Only ``fair`` sees it. [B/s]"""
     efficiency: float = Field(default=0.85, gt=0, le=1)
     """Large-message rate over the nominal one, measured where a source is given."""
     ring_efficiency: float | None = Field(default=None, gt=0, le=1)

@@ -107,7 +107,9 @@ class Software(NamedSpec):
     operations: dict[str, Operation] = Field(default_factory=dict[str, Operation])
     """By kind of communication, what the backend was measured to add to the links it runs on; read by ``simtrain validate torch``."""
     overlapped_gap: Seconds = 0.0
-    """Extra latency of each hop of a communication that goes on beside compute, where both need the same cores. [s]"""
+    """What each hop of a communication waits for a core, on average, where every rank of that core computes. [s]"""
+    overlapped_gap_hidden: float = Field(default=0.0, ge=0)
+    """Share of a communication's time on the wire by which these waits are shorter together: some of its bytes are on their way while others wait."""
     collective_queues: int = Field(default=1, gt=0)
     """Collectives of one communicator that the backend runs at once (gloo: two worker threads)."""
     reduce_scatter_as: Literal["reduce_scatter", "all_reduce"] = "reduce_scatter"

@@ -16,8 +16,8 @@ from simtrain.hardware.software import Operation
 
 LOW, HIGH = 2_000_000, 6_000_000
 """Sizes of the micro-measurements. [B]"""
-KINDS = {"all_reduce": 1, "all_gather": 1, "reduce_scatter": 1, "send_recv": 1, "exchange": 3}
-"""Communications whose latency and rate are measured, and how many are timed one after another."""
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send_recv", "exchange")
+"""Communications whose latency and rate are measured."""
 WIRES = {"exchange": "all_to_all", "reduce_scatter": "all_reduce"}
 """Collectives whose bytes they send, where the name does not say it: gloo scatters a sum by an all-reduce of a copy."""
 
@@ -73,13 +73,25 @@ class Machine:
     software: Software
     overrides: Mapping[str, Mapping[str, Any]]
 
-    def price(self, kind: str, nbytes: float, size: int, is_overlapped: bool) -> Transfer:
+    def price(self, kind: str, nbytes: float, size: int) -> Transfer:
         """Return the cost of a communication among ``size`` ranks, each a node of its own. [B]"""
-        wire = {"exchange": "send_recv", "reduce_scatter": self.software.reduce_scatter_as}.get(kind, kind)
+        alone = self.alone(kind, nbytes, size)
+        waiting = hops(self._wire(kind), size) * self.software.overlapped_gap - self.software.overlapped_gap_hidden * alone.nbytes / alone.rate
+        return alone._replace(under_compute=max(0.0, waiting))
+
+    def alone(self, kind: str, nbytes: float, size: int) -> Transfer:
+        """Return the same without what compute beside it does. [B]"""
+        wire = self._wire(kind)
         transfer = collective(wire, nbytes, Span(size, 1), self.cluster, algorithm="ring" if wire == "all_reduce" else "auto")
         operation = self.software.operations.get(kind, Operation())
-        latency = transfer.latency + operation.latency + (hops(wire, size) * self.software.overlapped_gap if is_overlapped else 0.0)
+        latency = transfer.latency + operation.latency
+        if kind == "exchange":  # several share a link: each alone is below what all of them reach, and the share is lost in the bytes of each
+            return transfer._replace(latency=latency, nbytes=transfer.nbytes / operation.efficiency)
         return transfer._replace(latency=latency, rate=transfer.rate * operation.efficiency)
+
+    def _wire(self, kind: str) -> str:
+        """Return the kind whose bytes one is sent as."""
+        return {"exchange": "send_recv", "reduce_scatter": self.software.reduce_scatter_as}.get(kind, kind)
 
     def write(self, path: Path) -> None:
         """Write both as YAML on top of the shipped files that they extend."""
@@ -131,7 +143,7 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
     rate = min(rate, nominal)
     operations = {kind: _operation(kind, bed, micro, rate) for kind in KINDS}
     slowed = max(0.0, 1 - micro[f"product {LOW}"] / micro[f"product beside {LOW}"])
-    gap = max(0.0, micro[f"busy all_reduce {LOW}"] - micro[f"all_reduce {LOW}"]) / hops("all_reduce", bed.size)
+    gap, hidden = _waiting(bed, micro, rate * operations["all_reduce"]["efficiency"])
     return _machine(
         {
             "cluster": {
@@ -143,23 +155,41 @@ def machine_of(bed: Bed, micro: Mapping[str, float]) -> Machine:
                 "node.nic.latency": "0 s",
                 "node.nic.launch": "0 s",
                 "node.nic.burst": f"{bed.burst / 1e3:.6g} kB" if bed.rate else "0 B",
+                **_receiving(bed, micro, rate, nominal),
             },
             "software": {
-                "operations": operations, "overlap_slowdown": round(slowed, 4), "overlapped_gap": f"{gap * 1e6:.4g} us", "collective_queues": 2,
-                "reduce_scatter_as": "all_reduce",
+                "operations": operations, "overlap_slowdown": round(slowed, 4), "overlapped_gap": f"{gap * 1e6:.4g} us",
+                "overlapped_gap_hidden": float(f"{hidden:.4g}"), "collective_queues": 2, "reduce_scatter_as": "all_reduce",
             },
         }
     )  # fmt: skip
 
 
 def _operation(kind: str, bed: Bed, micro: Mapping[str, float], rate: float) -> dict[str, Any]:
-    times = KINDS[kind]
-    low, high = (times * bytes_sent(WIRES.get(kind, kind), nbytes, bed.size) for nbytes in (LOW, HIGH))
+    low, high = (bytes_sent(WIRES.get(kind, kind), nbytes, bed.size) for nbytes in (LOW, HIGH))
     slope = (micro[f"{kind} {HIGH}"] - micro[f"{kind} {LOW}"]) / (high - low)
     efficiency = min(1.0, 1 / (rate * slope)) if slope > 0 else 1.0
     passed = min(low, bed.burst) if bed.rate else 0.0
-    latency = max(0.0, micro[f"{kind} {LOW}"] - (low - passed) / (rate * efficiency)) / times
+    passed *= efficiency if kind == "exchange" else 1.0  # see Machine.alone
+    latency = max(0.0, micro[f"{kind} {LOW}"] - (low - passed) / (rate * efficiency))
     return {"latency": f"{latency * 1e6:.4g} us", "efficiency": round(efficiency, 4)}
+
+
+def _waiting(bed: Bed, micro: Mapping[str, float], rate: float) -> tuple[float, float]:
+    """Return what a hop waits for cores that all compute [s], and the share of the time on the wire that hides of it."""
+    low, high = (max(0.0, micro[f"busy all_reduce {nbytes}"] - micro[f"all_reduce {nbytes}"]) for nbytes in (LOW, HIGH))
+    short, long = (bytes_sent("all_reduce", nbytes, bed.size) / rate for nbytes in (LOW, HIGH))
+    hidden = max(0.0, low - high) / (long - short)
+    return (low + hidden * short) / hops("all_reduce", bed.size), hidden
+
+
+def _receiving(bed: Bed, micro: Mapping[str, float], rate: float, nominal: float) -> dict[str, str]:
+    """Return the rate at which a rank receives from all others, scaled as the nominal one of a link is over what it achieves."""
+    if bed.size == 2:  # the only other one sends no faster than it does
+        return {}
+    seconds = (micro[f"incast {HIGH}"] - micro[f"incast {LOW}"]) / (bed.size - 1)
+    receives = (HIGH - LOW) / seconds if seconds > 0 else (bed.size - 1) * rate
+    return {"node.nic.receive_bandwidth": f"{max(receives, rate) / rate * nominal / 1e6:.6g} MB/s"}
 
 
 def _machine(overrides: Mapping[str, Mapping[str, Any]]) -> Machine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simtrain.cost.collective import Transfer, crossing_share, nic_link
+from simtrain.cost.collective import Transfer, crossing_share, spine_slowdown
 from simtrain.cost.span import Span
 from simtrain.errors import UnsupportedError
 from simtrain.validate.torch_machine import Bed, Machine
@@ -14,10 +14,17 @@ RACKS = 2
 
 @dataclass(frozen=True)
 class RackMachine(Machine):
-    """As calibrated without racks, below an oversubscribed spine: the closed forms of :func:`simtrain.cost.collective.collective` for two leaves."""
+    """As calibrated without racks, below an oversubscribed spine: the closed forms of :func:`simtrain.cost.collective.collective` for two leaves.
 
-    def price(self, kind: str, nbytes: float, size: int, is_overlapped: bool) -> Transfer:
-        """Return the cost of a collective among all ranks. [B]
+    What crosses the spine passes every rank's port at the same rate, since only rings of all ranks are allowed here. The ports of ``cluster`` have this
+    rate, and two rings at once share it.
+    """
+
+    leaf: Machine
+    """As calibrated."""
+
+    def alone(self, kind: str, nbytes: float, size: int) -> Transfer:
+        """Return the cost of a collective among all ranks with no compute beside it. [B]
 
         Raises
         ------
@@ -26,9 +33,8 @@ class RackMachine(Machine):
         """
         if kind in ("send_recv", "exchange"):
             raise UnsupportedError("validate torch: single messages between racks are not modelled, only collectives of all ranks")
-        alone = super().price(kind, nbytes, size, is_overlapped)
-        link = nic_link(self.cluster, Span(size, 1, leaves=RACKS), "ring", crossing_share(kind, Span(size, 1, leaves=RACKS)))
-        return alone._replace(rate=min(alone.rate, link.bandwidth))
+        alone = self.leaf.alone(kind, nbytes, size)
+        return alone._replace(rate=min(alone.rate, self.cluster.node.nic_bandwidth_per_accelerator * self.cluster.fabric_efficiency))
 
 
 def oversubscription(bed: Bed, uplink: float) -> float:
@@ -46,4 +52,5 @@ def in_racks(machine: Machine, bed: Bed, uplink: float) -> RackMachine:
     """Return a machine in racks, half of the ranks in each, in order. [bit/s]"""
     topology = {"kind": "fat_tree", "nodes_per_leaf": bed.size // RACKS, "oversubscription": oversubscription(bed, uplink), "hop_latency": "0 us"}
     fabric = machine.cluster.topology.model_validate(topology)
-    return RackMachine(machine.cluster.model_copy(update={"topology": fabric}), machine.software, {})
+    passed = 1 / spine_slowdown(fabric, crossing_share("all_reduce", Span(bed.size, 1, leaves=RACKS)))
+    return RackMachine(machine.cluster.model_copy(update={"fabric_efficiency": passed}), machine.software, {}, machine)

@@ -139,7 +139,10 @@ def _calibrated(bed: Bed, out: Path, measure: Any, repeats: int, say: Callable[[
     """Return a bed's constants, measured now or before; they are written down before any program of the bed runs."""
     task = {"configurations": [], "rounds": 0, "block_repeats": 0, "micro": repeats}
     raw = _run(bed, task, out / f"calibration_{bed.file}.json", measure, say)
-    machine = machine_of(bed, slowest_micro(raw["lines"]))
+    try:
+        machine = machine_of(bed, slowest_micro(raw["lines"]))
+    except KeyError as missing:
+        raise InputError(f"{out / f'calibration_{bed.file}.json'}: has no {missing}, as another version wrote it; measure into another folder") from None
     machine.write(out / f"machine_{bed.file}.yaml")
     return machine
 
@@ -243,12 +246,13 @@ def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[
 
 
 def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[BlockTimes]:
-    """Return each rank's block times in all rounds, scaled to the speed of the machine at the time of the samples. [s]"""
+    """Return each rank's block times in all rounds, scaled to the speed of the machine at the time of the samples; a program may have none. [s]"""
     found: list[BlockTimes] = []
     for rank in lines:
         timed = [line for line in rank if line["kind"] == "blocks" and line["number"] == number]
-        scale = yard / statistics.median(line["yardstick"] for line in timed)
-        found.append(BlockTimes({name: [line["seconds"][name] * scale for line in timed] for name in timed[0]["seconds"]}))
+        scale = yard / statistics.median(line["yardstick"] for line in timed) if timed else 1.0
+        names = timed[0]["seconds"] if timed else ()
+        found.append(BlockTimes({name: [line["seconds"][name] * scale for line in timed] for name in names}))
     return found
 
 

@@ -76,6 +76,23 @@ def test_several_changes_may_be_solved_at_once(capacity: list[int], script: list
     play(capacity, script, FairShare(capacity), resolve_every=3)
 
 
+@settings(max_examples=200)
+@given(capacity=capacities, population=st.dictionaries(st.integers(0, 20), flows(), min_size=1, max_size=8), caps=st.lists(st.integers(1, 300), max_size=6))
+def test_a_flow_with_another_cap_shares_as_if_it_had_started_with_it(capacity: list[int], population: dict[int, Flow], caps: list[int]) -> None:
+    network = FairShare(capacity)
+    for flow, (links, cap) in population.items():
+        network.add(flow, links, cap)
+    network.resolve()
+    for number, cap in enumerate(caps):
+        flow = sorted(population)[number % len(population)]
+        population[flow] = population[flow][0], cap
+        before = dict(network.rate)
+        network.limit(flow, cap)
+        changed = network.resolve()
+        assert network.rate == progressive_filling(population, capacity)
+        assert {f for f in population if before[f] != network.rate[f]} == set(changed)
+
+
 @settings(max_examples=300)
 @given(capacity=capacities, population=st.dictionaries(st.integers(0, 20), flows(), min_size=1, max_size=12))
 def test_filling_is_raising_all_rates_together(capacity: list[int], population: dict[int, Flow]) -> None:

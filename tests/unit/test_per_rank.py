@@ -11,12 +11,14 @@ from simtrain.engine.execute import execute
 from simtrain.engine.replay import replay
 from simtrain.errors import UnsupportedError
 from simtrain.graph.graph import assemble
-from simtrain.graph.per_rank import RankProgram, step_of
+from simtrain.graph.per_rank import Price, RankProgram, step_of
 from simtrain.hardware import Cluster
 
 RATE = 1e8
 """Of a card in these tests. [B/s]"""
 LATENCY = 1e-3
+WAIT = 0.05
+"""What a transfer takes longer if all of its processors are full all the time. [s]"""
 TOLERANCE = 1e-9
 """Half a tick of the time grid per operation, and more. [s]"""
 
@@ -29,12 +31,16 @@ def cluster(ranks: int, *, burst: float = 0.0, ranks_per_accelerator: int = 1) -
     return Cluster.load("cpu_bench", overrides)
 
 
-def price(kind: str, nbytes: float, size: int, is_overlapped: bool) -> Transfer:
+def price(kind: str, nbytes: float, size: int) -> Transfer:
     return Transfer(LATENCY, nbytes, RATE, "nic")
 
 
-def programs(ranks: int, queues: int = 1) -> list[RankProgram]:
-    return [RankProgram(rank, ranks, price, queues) for rank in range(ranks)]
+def delayed(kind: str, nbytes: float, size: int) -> Transfer:
+    return price(kind, nbytes, size)._replace(under_compute=WAIT)
+
+
+def programs(ranks: int, queues: int = 1, priced: Price = price) -> list[RankProgram]:
+    return [RankProgram(rank, ranks, priced, queues) for rank in range(ranks)]
 
 
 def makespan(ranks: list[RankProgram], on: Cluster, slowdown: float = 0.0) -> float:
@@ -136,6 +142,69 @@ def test_folded_ranks_share_their_processor_as_unfolded_ones_do() -> None:
     on = cluster(4, ranks_per_accelerator=2)
     folded, unfolded = (replay(assemble(step, unfold=unfold), on).makespan for unfold in ((), ("dp",)))
     assert folded == unfolded == 0.5
+
+
+@pytest.mark.parametrize(
+    ("busy", "share"),
+    [((), 0.0), ((0,), 0.0), ((0, 2), 0.0), ((0, 1), 0.5), ((0, 1, 2), 0.5), ((0, 1, 2, 3), 1.0)],
+)
+def test_a_transfer_waits_for_processors_of_which_every_rank_computes(busy: tuple[int, ...], share: float) -> None:
+    """Ranks 0 and 1 share a processor, and so do 2 and 3: a member waits where both compute, and all four waiting cost ``WAIT``."""
+    ranks = programs(4, priced=delayed)
+    for r in ranks:
+        handle = r.collective("all_reduce", 1e7, async_op=True)
+        if r.rank in busy:
+            r.compute("work", 1.0)
+        r.wait(handle)
+    trace = execute(step_of(ranks), cluster(4, ranks_per_accelerator=2)).trace
+    ends = [end for op, end in zip(trace.graph.op, trace.end, strict=True) if trace.graph.table.ops[op].name == "all_reduce"]
+    assert ends == [pytest.approx(LATENCY + 0.1 + share * WAIT, abs=TOLERANCE)] * 4
+
+
+def test_a_transfer_waits_only_while_compute_lasts() -> None:
+    work = 0.031
+    ranks = programs(2, priced=delayed)
+    for r in ranks:
+        handle = r.collective("all_reduce", 1e7, async_op=True)
+        r.compute("work", work)
+        r.wait(handle)
+    # Until compute ends, what takes 0.1 s alone goes at the pace that makes it last 0.15 s; the rest goes as if alone.
+    moved = (work - LATENCY) / (0.1 + WAIT)
+    assert makespan(ranks, cluster(2)) == pytest.approx(work + (1 - moved) * 0.1, abs=TOLERANCE)
+
+
+def test_a_transfer_that_waits_leaves_the_link_to_another() -> None:
+    """Two all-reduces beside compute are bound by the link that they share, on which one of them waits while the other moves."""
+    ranks = programs(2, queues=2, priced=delayed)
+    for r in ranks:
+        handles = [r.collective("all_reduce", 1e7, async_op=True) for _ in range(2)]
+        r.compute("work", 1.0)
+        r.wait(*handles)
+    trace = execute(step_of(ranks), cluster(2)).trace
+    ends = [end for op, end in zip(trace.graph.op, trace.end, strict=True) if trace.graph.table.ops[op].name == "all_reduce"]
+    assert ends == [pytest.approx(LATENCY + 0.2, abs=TOLERANCE)] * 4
+
+
+@pytest.mark.parametrize(("receives", "seconds"), [(None, 0.3), (2.0, 0.15), (3.0, 0.1), (9.0, 0.1)])
+def test_a_card_receives_from_several_at_a_rate_of_its_own(receives: float | None, seconds: float) -> None:
+    target, *sources = programs(4)
+    handles = [target.irecv(1e7, r.rank) for r in sources]
+    target.wait(*handles)
+    for r in sources:
+        r.wait(r.isend(1e7, 0))
+    on = cluster(4)
+    if receives is not None:
+        nic = on.node.nic.model_copy(update={"receive_bandwidth": receives * RATE})
+        on = on.model_copy(update={"node": on.node.model_copy(update={"nic": nic})})
+    assert makespan([target, *sources], on) == pytest.approx(LATENCY + seconds, abs=TOLERANCE)
+
+
+def test_the_compiled_executor_refuses_transfers_that_compute_delays() -> None:
+    ranks = programs(2, priced=delayed)
+    for r in ranks:
+        r.collective("all_reduce", 1e7)
+    with pytest.raises(UnsupportedError, match="under_compute"):
+        execute(step_of(ranks), cluster(2), engine="compiled")
 
 
 @pytest.mark.parametrize(("change", "match"), [({"ranks_per_accelerator": 2}, "ranks_per_accelerator"), ({"burst": 1e5}, "nic.burst")])

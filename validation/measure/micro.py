@@ -14,8 +14,6 @@ from validation.measure.program import exchange
 MB = 1_000_000
 SIZES = (2 * MB, 6 * MB)
 """Sizes whose difference gives a rate; programs and plain collectives use others. [B]"""
-EXCHANGES = 3
-"""Exchanges that are timed together."""
 LEAD = 0.025
 """From the agreement on a start to the start. Every shaper fills its bucket meanwhile. [s]"""
 SKEW = 1e-3
@@ -66,15 +64,13 @@ def constants(rank: int, size: int, repeats: int) -> Iterator[tuple[str, list[fl
         yield f"all_reduce {nbytes}", _time(rank, size, repeats, lambda x=x: dist.all_reduce(x))
         yield f"all_gather {nbytes}", _time(rank, size, repeats, lambda x=x, part=part: dist.all_gather_into_tensor(x[: len(part) * size], part))
         yield f"reduce_scatter {nbytes}", _time(rank, size, repeats, lambda x=x, part=part: dist.reduce_scatter_tensor(part, x[: len(part) * size]))
-        yield f"exchange {nbytes}", _time(rank, size, repeats, lambda x=x, y=y: _exchanges(y, x, rank, size))
+        yield f"exchange {nbytes}", _time(rank, size, repeats, lambda x=x, y=y: exchange(list(y.chunk(size)), list(x.chunk(size)), rank))
         yield f"send_recv {nbytes}", _time(rank, size, repeats, lambda x=x: _one_way(x, rank))
-    yield from _beside_compute(rank, size, SIZES[0], repeats)
-
-
-def _exchanges(y: torch.Tensor, x: torch.Tensor, rank: int, size: int) -> None:
-    """Run several one after another: ranks leave an exchange together, and enter the next while they hold each other's locks."""
-    for _ in range(EXCHANGES):
-        exchange(list(y.chunk(size)), list(x.chunk(size)), rank)
+        if size > 2:
+            inbox = [torch.ones(nbytes // 4 if rank == 0 and peer else 0) for peer in range(size)]
+            yield f"incast {nbytes}", _time(rank, size, repeats, lambda x=x, inbox=inbox: _into_one(inbox, x, rank))
+    for nbytes in SIZES:
+        yield from _beside_compute(rank, size, nbytes, repeats)
 
 
 def _one_way(x: torch.Tensor, rank: int) -> None:
@@ -82,6 +78,11 @@ def _one_way(x: torch.Tensor, rank: int) -> None:
         dist.send(x, 1)
     elif rank == 1:
         dist.recv(x, 0)
+
+
+def _into_one(inbox: list[torch.Tensor], x: torch.Tensor, rank: int) -> None:
+    """Send from every other rank to the first, all at once."""
+    exchange(inbox, [x if rank and peer == 0 else x[:0] for peer in range(len(inbox))], rank)
 
 
 def _time(rank: int, size: int, repeats: int, run: Callable[[], object]) -> list[float]:

@@ -20,7 +20,8 @@ from validation.measure.priorities import set_priorities
 from validation.measure.program import Block, Program
 from validation.measure.programs import PROGRAMS
 
-WARM_UPS = 2
+WARM_UPS = 1
+"""Steps before a program is checked; each round begins with another."""
 INTERFACE = Path("/sys/class/net/eth0/statistics/tx_bytes")
 """Counter of the rank's own interface, inside its namespace. [B]"""
 
@@ -83,8 +84,9 @@ class Worker:
     def _round(self, number: int, program: Program, blocks: dict[str, Block], round_number: int) -> None:
         """Time the blocks of a program, then a step of it: a machine that has become slower in between rounds is so for both."""
         program.step()
-        micro.start_together(self.rank, self.size)
-        for repeat in range(self.task["block_repeats"]):
+        if blocks:  # on every rank, or on none
+            micro.start_together(self.rank, self.size)
+        for repeat in range(self.task["block_repeats"] if blocks else 0):
             yardstick = self.yardstick.seconds()
             seconds = {name: _time_of(blocks[name]) for name in sorted(blocks)}
             self.write({"kind": "blocks", "number": number, "round": round_number, "repeat": repeat, "seconds": seconds, "yardstick": yardstick})

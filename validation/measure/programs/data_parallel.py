@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from simtrain.graph.per_rank import RankProgram
 from validation.measure.program import MLP, Block, Piece, Program, gradients_of, relative, train_alone
@@ -52,9 +54,7 @@ class DataParallel(Program):
             work.wait()
 
     def error(self) -> float:
-        inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank)) for rank in range(self.size)]
-        alone = train_alone([MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)], inputs, 1 / self.x.numel())
-        return relative(gradients_of([piece.module for piece in self.layers]), alone)
+        return relative(gradients_of([piece.module for piece in self.layers]), _alone(self.size))
 
     def blocks(self) -> dict[str, Block]:
         return self.layers[0].block(self.x) | {"zero": Block(self.layers[0].zero_gradients)}
@@ -72,3 +72,10 @@ class DataParallel(Program):
             for _ in range(LAYERS // k):
                 r.collective("all_reduce", k * LAYER_BYTES)
         r.wait(*handles)
+
+
+@lru_cache(maxsize=1)
+def _alone(size: int) -> Tensor:
+    """Return the gradients of all ranks' inputs in one process."""
+    inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank)) for rank in range(size)]
+    return train_alone([MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)], inputs, 1 / inputs[0].numel())

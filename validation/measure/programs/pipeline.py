@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Pipeline(Program):
     def prepare(self) -> None:
         v = self.settings["chunks"]
         self.stages = [Piece(MLP(HIDDEN, FFN, seed=chunk * self.size + self.rank)) for chunk in range(v)]
-        self.inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(m)) for m in range(self.settings["microbatches"])]
+        self.inputs = _inputs(self.settings["microbatches"])
         self.buffers = [torch.zeros(TOKENS, HIDDEN) for _ in self.order()]
 
     def order(self) -> list[Task]:
@@ -96,9 +97,7 @@ class Pipeline(Program):
             return dist.irecv(self.buffers[number], source % self.size, tag=self.tag(task, self.place(task)))
 
     def error(self) -> float:
-        model = [MLP(HIDDEN, FFN, seed) for seed in range(self.size * self.settings["chunks"])]
-        train_alone(model, self.inputs)
-        mine = [model[chunk * self.size + self.rank] for chunk in range(len(self.stages))]
+        mine = _alone(self.size * self.settings["chunks"], self.settings["microbatches"])[self.rank :: self.size]
         return relative(gradients_of([stage.module for stage in self.stages]), gradients_of(mine))
 
     def blocks(self) -> dict[str, Block]:
@@ -123,3 +122,15 @@ class Pipeline(Program):
     def _post_twin(self, r: RankProgram, task: Task) -> int | None:
         source = self.source(task)
         return None if source is None else r.irecv(NBYTES, source % self.size, self.tag(task, self.place(task)))
+
+
+def _inputs(microbatches: int) -> list[torch.Tensor]:
+    return [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(m)) for m in range(microbatches)]
+
+
+@lru_cache(maxsize=2)
+def _alone(places: int, microbatches: int) -> list[MLP]:
+    """Return the whole model with the gradients of all microbatches, in one process."""
+    model = [MLP(HIDDEN, FFN, seed) for seed in range(places)]
+    train_alone(model, _inputs(microbatches))
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,9 +90,7 @@ class Zero3(Program):
         return self.layers[index].backward(g)
 
     def error(self) -> float:
-        inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank)) for rank in range(self.size)]
-        alone = train_alone([MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)], inputs, 1 / self.x.numel()).chunk(LAYERS)
-        return relative(torch.cat(self.scattered), torch.cat([layer.chunk(self.size)[self.rank] for layer in alone]))
+        return relative(torch.cat(self.scattered), torch.cat([layer.chunk(self.size)[self.rank] for layer in _alone(self.size).chunk(LAYERS)]))
 
     def blocks(self) -> dict[str, Block]:
         return self.layers[0].block(self.x) | {"zero": Block(self.layers[0].zero_gradients)}
@@ -115,3 +114,10 @@ class Zero3(Program):
                 if not ahead and is_more:
                     gathered = r.collective("all_gather", nbytes)
             r.wait(*scattered)
+
+
+@lru_cache(maxsize=1)
+def _alone(size: int) -> Tensor:
+    """Return the gradients of all ranks' inputs in one process."""
+    inputs = [torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(100 + rank)) for rank in range(size)]
+    return train_alone([MLP(HIDDEN, FFN, seed) for seed in range(LAYERS)], inputs, 1 / inputs[0].numel())
