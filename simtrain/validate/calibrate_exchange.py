@@ -47,7 +47,7 @@ def fit_exchange(rows: Sequence[ExchangeRow]) -> TokenExchange:
     found = {name: float(f"{value:.3g}") for name, value in found.items()}
     held_out, intervals = held_out_of(rows), linearised(found, BOUNDS, lambda v: _log_ratios(used, v))
     errors = errors_of(held_out or rows, lambda row: predict_exchange(row, _with(row.gpu, found)))
-    return TokenExchange(**found, fit=_line(rows, len(held_out), errors), intervals=intervals)
+    return _rates(found).model_copy(update={"fit": _line(rows, len(held_out), errors), "intervals": intervals})
 
 
 def as_yaml(fit: TokenExchange) -> dict[str, Any]:
@@ -57,9 +57,13 @@ def as_yaml(fit: TokenExchange) -> dict[str, Any]:
     return {**values, "fit": fit.fit, "intervals": intervals}
 
 
+def _rates(values: Mapping[str, float]) -> TokenExchange:
+    return TokenExchange(unit_rate=values["unit_rate"], efficiency=values["efficiency"], launch=values["launch"])
+
+
 def _with(gpu: str, values: Mapping[str, float]) -> Node:
     node = node_of(gpu)
-    return node.model_copy(update={"scale_up": node.scale_up.model_copy(update={"token_exchange": TokenExchange(**values)})})
+    return node.model_copy(update={"scale_up": node.scale_up.model_copy(update={"token_exchange": _rates(values)})})
 
 
 def _log_ratios(rows: Sequence[ExchangeRow], values: Mapping[str, float]) -> Array:

@@ -247,8 +247,8 @@ def _role_of_collective(row: CollectiveRow) -> str:
 
 
 def _role_of_kernel(row: Row, kind: str, kernel: str) -> str:
-    # No parameter was fitted to experts; grouped products of one node run at its own clock, which only the fit takes into account.
-    if kind == "experts" or (kind in ("gemm", "grouped") and row.source in CHECK_ONLY) or kernel == "unfused":
+    # Grouped products of one node run at its own clock, which only the fit takes into account.
+    if (kind in ("gemm", "grouped") and row.source in CHECK_ONLY) or kernel == "unfused":
         return "check"
     own = {gpu for gpus in FIT_FOR.values() for gpu in gpus}
     near = own | {gpu for gpus in SAME_CHIP.values() for gpu in gpus}

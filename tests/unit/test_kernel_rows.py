@@ -14,14 +14,17 @@ import pytest
 
 from simtrain.cost.collective import LOW_LATENCY_MESSAGE, collective
 from simtrain.cost.exchange import token_exchange
+from simtrain.cost.gemm import grouped_matmul
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, UnsupportedError
-from simtrain.hardware import Cluster, Node, Topology
+from simtrain.hardware import Accelerator, Cluster, Node, Topology
+from simtrain.hardware.accelerator import ExpertTable
 from simtrain.hardware.node import TokenExchange
+from simtrain.validate.calibrate import fit_experts
 from simtrain.validate.calibrate_exchange import fit_exchange
 from simtrain.validate.calibrate_links import calibrate_links
 from simtrain.validate.collectives import node_of
-from simtrain.validate.experts import expert_loads
+from simtrain.validate.experts import expert_loads, predict_experts
 from simtrain.validate.intervals import linearised
 from simtrain.validate.kernels import groups_of, outside_tolerance, predict_rows, refusals, targets_of
 from simtrain.validate.links import predict_copy, predict_exchange, predict_storage
@@ -161,6 +164,29 @@ def test_an_exchange_between_nodes_is_bound_by_the_cards() -> None:
     assert predict_exchange(again, on) == pytest.approx(1 / on.nic_bandwidth_per_accelerator, rel=0.01)
 
 
+def fused(**values: Any) -> Accelerator:
+    chip = Accelerator.load("h100_sxm_80gb")
+    return chip.model_copy(update={"kernels": chip.kernels.model_copy(update={"experts": ExpertTable(**values)})})
+
+
+def test_a_fused_library_multiplies_at_its_own_rate_and_moves_what_it_does_not_hide() -> None:
+    row = experts(0.0, ep=1)
+    loads, up = [row.tokens * row.top_k / row.experts] * row.experts, row.ffn * (2 if row.is_gated else 1)
+    bare = fused(rate={"bf16": 0.9}, overhead=40e-6, passes=0.0)
+    share = 0.9 / bare.kernels.gemm["bf16"].grouped
+    products = sum(grouped_matmul(loads, n, k, bare, "bf16", sustained=share) for n, k in ((up, row.hidden), (row.hidden, row.ffn)))
+    assert predict_experts(row, bare) == pytest.approx(40e-6 + products)
+    moved = [predict_experts(row, fused(rate={"bf16": 0.9}, overhead=40e-6, passes=passes)) - 40e-6 - products for passes in (0.5, 1.0)]
+    assert moved[1] == pytest.approx(2 * moved[0]) and moved[0] > 0
+
+
+def test_the_fit_of_experts_recovers_what_made_the_rows() -> None:
+    made = fused(rate={"bf16": 1.05}, overhead=30e-6, passes=0.6)
+    rows = [replace(experts(0.0, ep), id=f"{ep}-{tokens}", tokens=tokens) for ep in (1, 2, 8) for tokens in (256, 1024, 4096, 16384)]
+    found = fit_experts([replace(row, seconds=predict_experts(row, made)) for row in rows], made)
+    assert (found.overhead, found.passes, found.rate["bf16"]) == pytest.approx((30e-6, 0.6, 1.05), rel=0.05)
+
+
 def test_copies_and_drives_are_the_inverse_of_their_bandwidth() -> None:
     on = node_of("H200-141GB-SXM")
     assert on.pcie
@@ -177,12 +203,12 @@ def experts(skew: float, ep: int = 8) -> ExpertRow:
 
 def test_equal_loads_are_equal_and_skewed_ones_fill_the_busiest_rank() -> None:
     [even] = expert_loads(experts(0.0))
-    assert even == [4096 * 8 / 128] * 16
+    assert even == (4096 * 8 / 128,) * 16
     for drawn in expert_loads(experts(1.2)):
         assert len(drawn) == 16
         assert sum(drawn) > 4096 * 8 / 8, "the busiest of eight ranks has more than the mean"
         assert max(drawn) <= 4096
-    assert expert_loads(experts(1.2)) == expert_loads(experts(1.2))
+    assert expert_loads.__wrapped__(experts(1.2)) == expert_loads.__wrapped__(experts(1.2))
 
 
 # -- groups and targets ----------------------------------------------------------------------------------------------
