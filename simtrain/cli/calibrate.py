@@ -54,6 +54,11 @@ def _collectives(node: str, table: Path, out: Path | None) -> None:
         for name, (low, high) in intervals.items():
             print(f"{part}: {name} {found[name]}, 90 % within {low:.4g} and {high:.4g} (SI)")
     print(found["fit"])
+    exchange = found.get("token_exchange", {})
+    for name, (low, high) in exchange.get("intervals", {}).items():
+        print(f"exchange of tokens: {name} {exchange[name]}, 90 % within {low:.4g} and {high:.4g} (SI)")
+    if exchange:
+        print(exchange["fit"])
 
 
 def _published(software: str, kernels: str, table: Path, out: Path | None) -> None:

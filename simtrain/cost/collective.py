@@ -13,7 +13,8 @@ A member also copies its own block, of ``own`` bytes, from its input to its outp
     seconds += own_copy * own / R
 
 and an all-to-all whose messages are too large for the low-latency protocol pays ``exchange_latency`` once, all peers being
-asked for room at the same time. Between nodes both hide behind the cards.
+asked for room at the same time. Smaller ones pay for the flags of that protocol instead, in proportion to their bytes; where
+NCCL changes over the two cost the same. Between nodes all of it hides behind the cards.
 
 The square root is what a pipeline gains when the number of chunks is chosen well: sending ``V`` bytes in ``c`` chunks
 through ``k`` stages takes ``(k + c) (a + V / (c R))``; at the best ``c`` this is
@@ -40,6 +41,8 @@ from simtrain.cost.span import Span
 from simtrain.errors import InputError, UnsupportedError, did_you_mean
 from simtrain.hardware.cluster import ByIdentity, Cluster, Topology
 from simtrain.hardware.node import Node
+from simtrain.hardware.rings import mesh_rings
+from simtrain.hardware.topologies import cable_list
 
 TREE_EFFICIENCY = 0.92
 """Rate of double binary trees over that of rings on the same links: NCCL's own tuning factor (src/graph/tuning.cc, recalled)."""
@@ -380,7 +383,28 @@ def own_block_time(kind: str, own_bytes: float, bandwidth: float, node: Node) ->
     if kind != "all_to_all":
         return scale_up.own_copy * own_bytes / bandwidth
     share = scale_up.own_copy if scale_up.exchange_copy is None else scale_up.exchange_copy
-    return share * own_bytes / bandwidth + (scale_up.exchange_latency if own_bytes > LOW_LATENCY_MESSAGE else 0.0)
+    return share * own_bytes / bandwidth + scale_up.exchange_latency * exchange_overhead(own_bytes)
+
+
+def exchange_overhead(message: float) -> float:
+    """Return which share of ``exchange_latency`` messages of an all-to-all pay: all of it beyond the low-latency protocol, else as their bytes.
+
+    Parameters
+    ----------
+    message
+        Bytes to one peer. [B]
+
+    Notes
+    -----
+    The low-latency protocol writes a flag beside every 4 bytes of data, so that the receiver polls the data themselves instead of asking for room
+    (NCCL, protocol LL, recalled). Its cost grows with the message, and the threshold is taken to be where it has eaten what it saves.
+
+    Examples
+    --------
+    >>> [exchange_overhead(size) for size in (4096, 16384, 1e9)]
+    [0.25, 1.0, 1.0]
+    """
+    return min(1.0, message / LOW_LATENCY_MESSAGE)
 
 
 def crosses_root(node: Node, members: int) -> bool:
@@ -415,7 +439,8 @@ def scale_up_link(node: Node, members: int, kind: str = "all_reduce", algorithm:
     ``scale_up.kind``         rate of a member over ``bandwidth * efficiency``
     ========================  ===============================================================================
     nvswitch, shared_memory   1
-    nvlink_mesh, xgmi, hccs   p / (num_accelerators - 1), p the peers it sends to: each link leads to one peer
+    nvlink_mesh, xgmi, hccs   p / (num_accelerators - 1), p the peers it sends to: each link leads to one peer. Rings where not every pair has
+                              a cable: cables that rings over the first ``members`` accelerators can use, over the most cables of one
     nvlink_pairs              1 for two members, taken to be a pair; else as pcie, with ``pcie.bandwidth``
     pcie                      1; an all-to-all of m members, k below one root, 1 / max(1, k (m - k) / (m - 1))
     none                      as pcie, with ``pcie.bandwidth``
@@ -433,14 +458,23 @@ def scale_up_link(node: Node, members: int, kind: str = "all_reduce", algorithm:
     return Link(scale_up.latency, bandwidth * TREE_EFFICIENCY if algorithm == "tree" else bandwidth, scale_up.half_size)
 
 
+def links_share(node: Node, members: int, kind: str) -> float:
+    """Return the large-message rate of a member of a group on one node over the nominal bandwidth, efficiency apart."""
+    return _scale_up_bandwidth(node, members, kind) / node.scale_up.bandwidth
+
+
 def _scale_up_bandwidth(node: Node, members: int, kind: str) -> float:
     scale_up, pcie = node.scale_up, node.pcie
     match scale_up.kind:
         case "nvswitch" | "shared_memory":
             return scale_up.bandwidth
         case "nvlink_mesh" | "xgmi" | "hccs":
-            peers = 1 if kind in ("send_recv", "shift") else members - 1
-            return scale_up.bandwidth * min(1.0, peers / (node.num_accelerators - 1))
+            if kind in ("send_recv", "shift"):
+                return scale_up.bandwidth / (node.num_accelerators - 1)
+            if kind == "all_to_all":
+                return scale_up.bandwidth * (members - 1) / (node.num_accelerators - 1)
+            share = _mesh_share(cable_list(node), node.num_accelerators, members)
+            return scale_up.bandwidth * share if share or pcie is None else pcie.bandwidth
         case "nvlink_pairs" if members == 2:
             return scale_up.bandwidth
         case "none" if pcie is None:
@@ -448,6 +482,19 @@ def _scale_up_bandwidth(node: Node, members: int, kind: str) -> float:
         case _:
             bandwidth = scale_up.bandwidth if pcie is None or scale_up.kind == "pcie" else pcie.bandwidth
             return bandwidth / _root_sharing(members, pcie.accelerators_per_root if pcie else 1, kind)
+
+
+@lru_cache(maxsize=256)
+def _mesh_share(cables: tuple[tuple[int, int, int], ...], accelerators: int, members: int) -> float:
+    """Return the share of an accelerator's cables that rings over the first ``members`` use, 0 if no ring reaches them all.
+
+    Where every pair has as many cables as any other, messages need not go round: each goes straight to its receiver, over all cables.
+    """
+    if len(cables) == accelerators * (accelerators - 1) // 2 and len({count for _, _, count in cables}) == 1:
+        return min(1.0, (members - 1) / (accelerators - 1))
+    number = {pair: count for a, b, count in cables for pair in ((a, b), (b, a))}
+    most = max(sum(count for (a, _), count in number.items() if a == x) for x in range(accelerators))
+    return len(mesh_rings(number, tuple(range(members)))) / most
 
 
 def _root_sharing(members: int, per_root: int, kind: str) -> float:

@@ -42,6 +42,17 @@ class GemmCurve(Spec):
     """Bytes that a call of that table also moves per element of the left operand, to cast it; added as above. [B]"""
 
 
+class ExpertTable(Spec):
+    """What a fused library of experts makes of the grouped products behind a table of whole calls; only a comparison with that table uses it."""
+
+    rate: dict[Dtype, float]
+    """Rate of its grouped products over the dense curve of a number format."""
+    overhead: Seconds
+    """Per call: routing, sorting, launches. [s]"""
+    passes: float = Field(ge=0)
+    """What is left of moving rows into expert order and back, of activation and casts, over separate kernels: much of it is fused with the products."""
+
+
 class AttentionCurve(Spec):
     """Rates of one generation of fused attention kernels, as fractions of the dense peak of useful FLOPs."""
 
@@ -83,6 +94,8 @@ class Kernels(NamedSpec):
     attention: dict[str, AttentionCurve]
     """By kernel generation: flash1, flash2, flash3, ..."""
     memory: MemoryCurve = MemoryCurve()
+    experts: ExpertTable | None = None
+    """Of the table of experts that was compared on this generation."""
     launch: Seconds = 4e-6
     """Gap between dependent kernels on one stream. [s]"""
     sustained: dict[str, float] = Field(default_factory=dict)

@@ -11,6 +11,23 @@ from simtrain.spec import NamedSpec, Spec
 from simtrain.units import Bytes, BytesPerSecond, Seconds
 
 
+class TokenExchange(Spec):
+    """What brings routed tokens to their experts and back inside a node: a library that copies with units of the accelerator (DeepEP)."""
+
+    unit_rate: BytesPerSecond
+    """Of one streaming multiprocessor, by what it copies (:mod:`simtrain.cost.exchange`). [B/s]"""
+    efficiency: float = Field(gt=0, le=1)
+    """Most that leaves a rank over the nominal bandwidth."""
+    launch: Seconds
+    """Per call, the agreement about how many tokens go where included. [s]"""
+    units: int = Field(default=20, gt=0)
+    """Streaming multiprocessors that copy by default (DeepEP, ``Buffer.num_sms``)."""
+    fit: str = ""
+    """Rows, errors and date of the fit of the values above."""
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """90 % intervals of fitted values; SI units."""
+
+
 class ScaleUp(Spec):
     """Fabric between the accelerators of one node (NVLink, PCIe, Infinity Fabric, HCCS, shared memory)."""
 
@@ -37,6 +54,8 @@ class ScaleUp(Spec):
     """Large-message rate of a member's port under in-switch reduction over the nominal one; it counts every byte that leaves the port."""
     switch_reduction_latency: Seconds = 15e-6
     """Of one in-switch all-reduce beyond ``launch``, for any number of members. [s]"""
+    token_exchange: TokenExchange | None = None
+    """Rates of exchanges of routed tokens by copying units; None where none were measured."""
     fit: str = ""
     """Rows, errors and date of the fit of the values above."""
     intervals: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)

@@ -164,7 +164,8 @@ def _add_switch(wiring: Wiring, node: Node, ways: dict[tuple[int, int], list[lis
         found.append([out[a], into[b]])
 
 
-def _cable_list(node: Node) -> tuple[tuple[int, int, int], ...]:
+def cable_list(node: Node) -> tuple[tuple[int, int, int], ...]:
+    """Return the cables between the accelerators of a node as (accelerator, accelerator, number): the stated ones, or the usual ones of its kind."""
     kind, n = node.scale_up.kind, node.num_accelerators
     if node.scale_up.links:
         return node.scale_up.links
@@ -176,7 +177,7 @@ def _cable_list(node: Node) -> tuple[tuple[int, int, int], ...]:
 
 
 def _add_cables(wiring: Wiring, node: Node, ways: dict[tuple[int, int], list[list[int]]]) -> None:
-    scale_up, cables = node.scale_up, _cable_list(node)
+    scale_up, cables = node.scale_up, cable_list(node)
     at = [sum(count for a, b, count in cables if x in (a, b)) for x in range(node.num_accelerators)]
     per_cable = scale_up.bandwidth * scale_up.efficiency / max(at)
     for a, b, count in cables:

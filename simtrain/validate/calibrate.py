@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from simtrain.cost.attention import flash
 from simtrain.cost.gemm import grouped_matmul, matmul
 from simtrain.errors import InputError
-from simtrain.hardware.accelerator import Accelerator, AttentionCurve, GemmCurve, Kernels, MemoryCurve
+from simtrain.hardware.accelerator import Accelerator, AttentionCurve, ExpertTable, GemmCurve, Kernels, MemoryCurve
+from simtrain.validate.experts import predict_experts
 from simtrain.validate.intervals import linearised, of_mean
-from simtrain.validate.tables import DEVICES, AttentionRow, GemmRow, KernelTable, MemoryRow, Row, read_kernel_table
+from simtrain.validate.tables import DEVICES, AttentionRow, ExpertRow, GemmRow, KernelTable, MemoryRow, Row, read_kernel_table
 
 CHECK_ONLY = frozenset({"simumax-system", "azure-nd", "ml-engineering-mamf"})
 """Sources of matrix products that are not fitted: one node at its own clocks, bare kernels in thermal steady state, and best of many. They check."""
@@ -78,6 +79,9 @@ ATTENTION_BOUNDS = {
     "forward": (0.05, 1.0), "ramp": (0.0, 2000.0), "backward": (0.05, 1.0), "tail": (0.0, 3.0), "backward_tail": (0.0, 3.0),
     "small_head_factor": (0.4, 1.2), "table_traffic": (0.0, 20.0),
 }  # fmt: skip
+
+EXPERT_RATE = (0.3, 2.0)
+"""Bounds of the rate of fused experts over dense products."""
 
 Array = NDArray[np.float64]
 R = TypeVar("R", bound=Row)
@@ -408,6 +412,52 @@ def calibrate(accelerator: str, table: Path, out: Path | None = None) -> Kernels
     return kernels
 
 
+def fit_experts(rows: Sequence[ExpertRow], accelerator: Accelerator) -> ExpertTable:
+    """Fit what a fused library of experts makes of grouped products to the calls that are not held out.
+
+    Parameters
+    ----------
+    rows
+        Whole calls, of any number formats that the accelerator has curves for.
+    accelerator
+        Gives the dense curves.
+    """
+    used = [row for row in rows if not row.is_held_out]
+    dtypes = sorted({row.dtype for row in used})
+    names = ["overhead", "passes", *dtypes]
+    bounds = expert_bounds(dtypes)
+
+    def objective(x: Array) -> float:
+        chip = _with_kernels(accelerator, experts=_expert_table(_scaled(names, x, bounds)))
+        return _loss(used, lambda row: predict_experts(row, chip))
+
+    best = minimise(objective, [[0.25, 0.3, *[0.4] * len(dtypes)]], iterations=100)
+    return _expert_table(_rounded(_scaled(names, best, bounds)))
+
+
+def expert_intervals(rows: Sequence[ExpertRow], accelerator: Accelerator) -> dict[str, tuple[float, float]]:
+    """Return the 90 % intervals of the accelerator's table of experts as fitted to these calls."""
+    used, table = [row for row in rows if not row.is_held_out], accelerator.kernels.experts
+    assert table is not None
+
+    def residuals(values: Mapping[str, float]) -> Array:
+        chip = _with_kernels(accelerator, experts=_expert_table(values))
+        return _log_ratios(used, lambda row: predict_experts(row, chip))
+
+    here = {"overhead": table.overhead, "passes": table.passes, **{str(dtype): rate for dtype, rate in table.rate.items()}}
+    return linearised(here, expert_bounds(table.rate), residuals)
+
+
+def expert_bounds(dtypes: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Return the bounds of a table of experts with a rate for each of these formats."""
+    return {"overhead": (0.0, 2e-4), "passes": (0.0, 2.0), **dict.fromkeys(dtypes, EXPERT_RATE)}
+
+
+def _expert_table(values: Mapping[str, float]) -> ExpertTable:
+    rate = {name: value for name, value in values.items() if name not in ("overhead", "passes")}
+    return ExpertTable(rate=rate, overhead=values["overhead"], passes=values["passes"])  # pyright: ignore[reportArgumentType]
+
+
 class _Calibration:
     """Fits one part after another, each on top of the one before, and keeps their errors."""
 
@@ -436,6 +486,7 @@ class _Calibration:
         generations = {row.generation for row in self.table.attention if row.gpu in self.own} - {"unfused"}
         for generation in sorted(generations, key=lambda g: (g != "flash2", g)):
             self.attention(generation)
+        self.experts()
         for name, generation in STANDS_FOR.get(self.chip.name, {}).items():
             self.chip = _with_attention(self.chip, name, self.chip.kernels.attention[generation])
         status = "fitted" if self.found else self.chip.kernels.status
@@ -491,6 +542,15 @@ class _Calibration:
         self._note("grouped", rows, self._predict_grouped)
         self.intervals["grouped"] = {"grouped": of_mean(shares)}
 
+    def experts(self) -> None:
+        """Fit what the library behind a table of whole calls of experts makes of grouped products."""
+        rows = [row for row in self.table.experts if row.gpu in self.own and row.dtype in self.chip.kernels.gemm]
+        if sum(not row.is_held_out for row in rows) < ENOUGH:
+            return
+        self.chip = _with_kernels(self.chip, experts=fit_experts(rows, self.chip))
+        self._note("experts", rows, predict_experts)
+        self.intervals["experts"] = expert_intervals(rows, self.chip)
+
     def _predict_grouped(self, row: GemmRow, chip: Accelerator) -> float:
         return predict_gemm(row, chip, self.clock if row.source == LAYOUT_SOURCE else 1.0)
 
@@ -542,6 +602,8 @@ def _yaml(kernels: Kernels) -> str:
     data["gemm"] = {dtype: _plain(curve) for dtype, curve in kernels.gemm.items()}
     data["attention"] = {generation: _plain(curve) for generation, curve in kernels.attention.items()}
     data["memory"] = {"efficiency": kernels.memory.efficiency}
+    if kernels.experts:
+        data["experts"] = {**kernels.experts.model_dump(), "overhead": _microseconds(kernels.experts.overhead)}
     data["launch"] = _microseconds(kernels.launch)
     data |= {"sustained": dict(kernels.sustained), "fit": dict(kernels.fit)}
     if kernels.intervals:

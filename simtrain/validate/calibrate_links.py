@@ -12,11 +12,14 @@ import yaml
 
 from simtrain.errors import InputError, did_you_mean
 from simtrain.hardware.node import Node
+from simtrain.validate.calibrate_exchange import ENOUGH, as_yaml, fit_exchange
 from simtrain.validate.collectives import FABRICS, NOMINAL, PARAMETERS, Measurement, ScaleUpFit, fit_scale_up, predict, predicted_by, relative_weights
 from simtrain.validate.intervals import Array, linearised
 from simtrain.validate.tables import read_kernel_table
 
-FABRIC_OF_NODE = {"dgx_a100": "NVSwitch A100", "dgx_h100": "NVSwitch H100", "dgx_b200": "NVSwitch B200", "gb200_nvl72": "NVSwitch B200"}
+FABRIC_OF_NODE = {
+    "dgx_1v": "NVLink mesh V100", "dgx_a100": "NVSwitch A100", "dgx_h100": "NVSwitch H100", "dgx_b200": "NVSwitch B200", "gb200_nvl72": "NVSwitch B200",
+}  # fmt: skip
 """Nodes whose fabric can be fitted; nodes of one fabric share its parameters."""
 
 PARTS = {"exchange_copy": "exchange", "exchange_latency": "exchange", "switch_reduction_efficiency": "switch", "switch_reduction_latency": "switch"}
@@ -55,15 +58,27 @@ def calibrate_links(node: str, table: Path, out: Path | None = None) -> dict[str
     if node not in FABRIC_OF_NODE:
         raise InputError(f"--accelerator {node}: no fit of collectives is set up for this node; {did_you_mean(node, FABRIC_OF_NODE)}")
     fabric = FABRIC_OF_NODE[node]
-    rows = [row for row in read_kernel_table(table).collectives if row.gpu.startswith(FABRICS[fabric]) and row.span.nodes == 1]
+    measured = read_kernel_table(table)
+    rows = [row for row in measured.collectives if row.gpu.startswith(FABRICS[fabric]) and row.span.nodes == 1]
     has_switch = Node.load(node).scale_up.has_switch_reduction
     used = [row for row in rows if not row.is_held_out]
     fit = fit_scale_up(used, NOMINAL[fabric], has_switch_reduction=has_switch)
-    values = {name: _with_unit(name, value) for name, value in fit.fields().items()}
-    content = {"scale_up": {**values, "fit": _line(fit, rows, node), "intervals": _by_part(link_intervals(fit, used, NOMINAL[fabric]))}}
+    told = _told_by(used)
+    values = {name: _with_unit(name, value) for name, value in fit.fields().items() if name in told}
+    intervals = {name: limits for name, limits in link_intervals(fit, used, NOMINAL[fabric]).items() if name in told}
+    content: dict[str, Any] = {"scale_up": {**values, "fit": _line(fit, rows, node), "intervals": _by_part(intervals)}}
+    exchanges = [row for row in measured.exchanges if row.gpu.startswith(FABRICS[fabric]) and row.units is not None]
+    if len(exchanges) >= ENOUGH:
+        content["scale_up"]["token_exchange"] = as_yaml(fit_exchange(exchanges))
     if out is not None:
         out.write_text(yaml.safe_dump(content, sort_keys=False, width=150, default_flow_style=None), encoding="utf-8")
     return content
+
+
+def _told_by(rows: Sequence[Measurement]) -> set[str]:
+    """Return the parameters that these rows tell: those of an all-to-all only where one was measured."""
+    has_exchange = any(row.kind == "all_to_all" for row in rows)
+    return {name for name in PARAMETERS if has_exchange or PARTS.get(name) != "exchange"}
 
 
 def link_intervals(fit: ScaleUpFit, rows: Sequence[Measurement], bandwidth: float) -> dict[str, tuple[float, float]]:

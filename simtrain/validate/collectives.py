@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from simtrain.cost.collective import ALGORITHMS, LOW_LATENCY_MESSAGE, Load, bytes_sent, collective
+from simtrain.cost.collective import ALGORITHMS, Load, bytes_sent, collective, exchange_overhead, links_share
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware.cluster import Cluster, Topology
@@ -52,10 +52,10 @@ NODE_OF_GPU = {
 }  # fmt: skip
 """Shipped node by the start of the table's ``gpu``; the longest start counts."""
 
-FABRICS = {"NVSwitch A100": ("A100",), "NVSwitch H100": ("H100", "H200"), "NVSwitch B200": ("B200", "B300", "GB200", "GB300")}
+FABRICS = {"NVLink mesh V100": ("V100",), "NVSwitch A100": ("A100",), "NVSwitch H100": ("H100", "H200"), "NVSwitch B200": ("B200", "B300", "GB200", "GB300")}
 """Accelerators that sit on one generation of the fabric and are fitted together."""
 
-NOMINAL = {"NVSwitch A100": 300e9, "NVSwitch H100": 450e9, "NVSwitch B200": 900e9}
+NOMINAL = {"NVLink mesh V100": 150e9, "NVSwitch A100": 300e9, "NVSwitch H100": 450e9, "NVSwitch B200": 900e9}
 """Datasheet bandwidth per accelerator and direction. [B/s]"""
 
 SMALL = 2**20
@@ -79,7 +79,7 @@ class Measurement(NamedTuple):
     nbytes: float
     seconds: float
     algorithm: str
-    """``ring`` or ``tree`` where the row says so, else ``auto``."""
+    """``ring``, ``tree`` or ``nvls`` where the row says so, else ``auto``."""
     nics: int | None
     """Cards per node, where the row says so."""
 
@@ -236,7 +236,7 @@ def read_measurement(row: Mapping[str, Any]) -> Measurement | str:
     if np.isnan(measured):
         measured = bytes_sent(kind, nbytes, ranks) / (float(row["busbw_gbs"]) * 1e9)
     is_ring = "Ring" in topology and "Ring/Tree" not in topology
-    algorithm = "ring" if is_ring else "tree" if "Tree" in op else "auto"
+    algorithm = "ring" if is_ring else "nvls" if "NVLSTree" in topology else "tree" if "Tree" in op else "auto"
     cards = re.search(r"(\d+) ?x ?(?:HDR|IB200)", f"{topology} {row['gpu']} {notes}")
     span = Span(ranks, -(-ranks // nodes))
     source, gpu = str(row["source_key"]), str(row["gpu"])
@@ -330,13 +330,20 @@ def _columns(rows: Sequence[Measurement], ratio: float, *, is_switch: bool) -> A
         methods = ALGORITHMS[row.kind]
         by_switch = is_switch and "nvls" in methods
         load: Load = methods["nvls" if by_switch else next(iter(methods))](row.nbytes, row.span)
-        reach = ratio if by_switch else 1.0
+        reach = ratio if by_switch else _links_share(row)
         steps = 0 if by_switch else load.scale_up_steps
         is_exchange = row.kind == "all_to_all"
-        own = (0.0, load.own_bytes, float(load.own_bytes > LOW_LATENCY_MESSAGE)) if is_exchange else (load.own_bytes, 0.0, 0.0)
+        copied = load.own_bytes / reach
+        own = (0.0, copied, exchange_overhead(load.own_bytes)) if is_exchange else (copied, 0.0, 0.0)
         physical = [1.0, steps, load.scale_up_bytes / reach, load.scale_up_bytes**0.5 / reach, float(by_switch), *own]
         table.append([*physical, *(float(row.source == source) for source in others)])
     return np.array(table)
+
+
+def _links_share(row: Measurement) -> float:
+    """Return the share of its links that a member of the group uses: less than 1 on a mesh of cables."""
+    known = _shipped()
+    return links_share(node_of(row.gpu, known), row.span.size, row.kind) if row.gpu.startswith(tuple(known)) else 1.0
 
 
 def _least_relative_error(columns: Array, seconds: Array, weights: Array) -> Array:

@@ -233,7 +233,8 @@ def _place(row: Row, kind: str, kernel: str) -> _Place:
         where = f"{span.size} ranks" + (f" on {span.nodes} nodes" if span.nodes > 1 else "")
         return _Place(name, kind, kernel, _role_of_collective(row), where, row.measurement.nbytes)
     if isinstance(row, ExchangeRow):
-        return _Place(node_of(row.gpu).accelerator.name, kind, kernel, "check", f"{row.ranks} ranks")
+        role = "check" if row.units is None else "fitted"
+        return _Place(node_of(row.gpu).accelerator.name, kind, kernel, role, f"{row.ranks} ranks" + (f", {row.units} units" if row.units else ""))
     if isinstance(row, (CopyRow, StorageRow)):
         return _Place(node_of(row.gpu).accelerator.name, kind, kernel, "check" if kernel == "peer" else "given")
     return _Place(device(row.gpu).name, kind, kernel, _role_of_kernel(row, kind, kernel))
@@ -246,8 +247,8 @@ def _role_of_collective(row: CollectiveRow) -> str:
 
 
 def _role_of_kernel(row: Row, kind: str, kernel: str) -> str:
-    # No parameter was fitted to experts; grouped products of one node run at its own clock, which only the fit takes into account.
-    if kind == "experts" or (kind in ("gemm", "grouped") and row.source in CHECK_ONLY) or kernel == "unfused":
+    # Grouped products of one node run at its own clock, which only the fit takes into account.
+    if (kind in ("gemm", "grouped") and row.source in CHECK_ONLY) or kernel == "unfused":
         return "check"
     own = {gpu for gpus in FIT_FOR.values() for gpu in gpus}
     near = own | {gpu for gpus in SAME_CHIP.values() for gpu in gpus}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simtrain.cost.collective import Transfer, collective
+from simtrain.cost.exchange import ranks_reached, token_exchange
 from simtrain.cost.span import Span
 from simtrain.errors import UnsupportedError
 from simtrain.hardware.cluster import Cluster, Topology
@@ -14,10 +15,10 @@ LARGE_COPY = 2.0**30
 
 
 def predict_exchange(row: ExchangeRow, node: Node) -> float:
-    """Return the predicted time of an exchange of tokens, or its time per byte over the slowest link. [s], [s/B]
+    """Return the predicted time of an exchange of tokens, or its time per byte. [s], [s/B]
 
-    Every token goes to the ranks of its ``top_k`` experts, spread evenly. A library that sends it once to a rank with several of them
-    reaches ``n (1 - (1 - 1/n)**top_k)`` of ``n`` ranks on the mean.
+    Every token goes to the ranks of its ``top_k`` experts, spread evenly; a library that sends it once to a rank with several of them reaches
+    :func:`~simtrain.cost.exchange.ranks_reached`. Inside a node copying units bound it, between nodes the cards.
 
     Raises
     ------
@@ -26,8 +27,13 @@ def predict_exchange(row: ExchangeRow, node: Node) -> float:
     """
     if row.per_node > node.num_accelerators:
         raise UnsupportedError(f"{row.per_node} ranks per node on {node.name}")
-    copies = row.ranks * (1 - (1 - 1 / row.ranks) ** row.top_k) if row.is_deduplicated else float(row.top_k)
-    transfer = _on(node, "all_to_all", row.tokens * copies * row.hidden * row.element_bytes, Span(row.ranks, row.per_node))
+    token_bytes = row.hidden * row.element_bytes
+    if row.per_node == row.ranks:
+        transfer = token_exchange(row.tokens, token_bytes, row.top_k, row.ranks, node, units=row.units)
+        # A rate of DeepEP counts every token that arrives, from the own rank too: between nodes it can so exceed that of the card.
+        return transfer.seconds / (transfer.nbytes * row.ranks / (row.ranks - 1)) if row.is_per_byte else transfer.seconds
+    copies = ranks_reached(row.ranks, row.top_k) if row.is_deduplicated else float(row.top_k)
+    transfer = _on(node, "all_to_all", row.tokens * copies * token_bytes, Span(row.ranks, row.per_node))
     return transfer.seconds / transfer.nbytes if row.is_per_byte else transfer.seconds
 
 

@@ -9,14 +9,14 @@ from simtrain.hardware import Cluster, Node, Software
 from simtrain.hardware.accelerator import AttentionCurve, GemmCurve, Kernels
 from simtrain.hardware.software import Rates
 from simtrain.spec import data_root, read_yaml
-from simtrain.validate.calibrate import ATTENTION_BOUNDS, GEMM_BOUNDS
+from simtrain.validate.calibrate import ATTENTION_BOUNDS, GEMM_BOUNDS, expert_bounds
 from simtrain.validate.intervals import at_bound
 from simtrain.validate.published.fit import PARAMETERS
 
 UNITS = {
     "ramp": "tokens", "k_ramp": "elements of K", "intercept": "us", "table_overhead": "us", "table_cast": "B", "table_traffic": "B", "launch": "us",
     "latency": "us", "half_size": "MB", "exchange_latency": "us", "switch_reduction_latency": "us", "host_op_time": "us", "expert_op_time": "us",
-    "collective_gap": "us",
+    "collective_gap": "us", "overhead": "us", "unit_rate": "GB/s",
     "step_overhead": "us", "shard_gap": "us", "optimizer_traffic": "B",
 }  # fmt: skip
 """Units of parameters; the others are fractions, numbers or exponents."""
@@ -24,7 +24,7 @@ UNITS = {
 MOST = 8
 """Parameters of one fit of an era on one accelerator family."""
 
-_SCALE = {"us": 1e6, "MB": 1e-6}
+_SCALE = {"us": 1e6, "MB": 1e-6, "GB/s": 1e-9}
 
 
 class FittedNumber(NamedTuple):
@@ -75,7 +75,7 @@ def fitted_kernels() -> list[FittedNumber]:
         own = read_yaml(data_root() / Kernels.folder / f"{name}.yaml", name)
         kernels = Kernels.load(name)
         for part, intervals in kernels.intervals.items() if "intervals" in own else ():
-            rows, bounds = kernels.fit[part].split(" ", 1)[0], ATTENTION_BOUNDS if part.startswith("attention") else GEMM_BOUNDS
+            rows, bounds = kernels.fit[part].split(" ", 1)[0], _bounds_of(part, intervals)
             for parameter, (low, high) in intervals.items():
                 value = _kernel_value(kernels, part, parameter)
                 is_at_bound = parameter in bounds and at_bound(value, bounds[parameter])
@@ -83,7 +83,16 @@ def fitted_kernels() -> list[FittedNumber]:
     return found
 
 
+def _bounds_of(part: str, parameters: Iterable[str]) -> Mapping[str, tuple[float, float]]:
+    if part == "experts":
+        return expert_bounds(name for name in parameters if name not in ("overhead", "passes"))
+    return ATTENTION_BOUNDS if part.startswith("attention") else GEMM_BOUNDS
+
+
 def _kernel_value(kernels: Kernels, part: str, parameter: str) -> float:
+    if part == "experts" and kernels.experts:
+        rates = {str(dtype): rate for dtype, rate in kernels.experts.rate.items()}
+        return rates[parameter] if parameter in rates else float(getattr(kernels.experts, parameter))
     kind, _, curve = part.partition(" ")
     gemm, attention = {str(k): v for k, v in kernels.gemm.items()}, {str(k): v for k, v in kernels.attention.items()}
     source = {"gemm": gemm.get(curve), "attention": attention.get(curve), "memory": kernels.memory}.get(kind) or gemm["bf16"]
@@ -102,6 +111,10 @@ def fitted_links() -> list[FittedNumber]:
                 value = float(getattr(up, parameter))
                 is_at_bound = "efficiency" in parameter and value >= 0.999
                 found.append(FittedNumber(f"nodes/{name}", part, parameter, value, low, high, up.fit.split(" ", 1)[0], is_at_bound))
+        exchange = up.token_exchange
+        for parameter, (low, high) in exchange.intervals.items() if exchange else ():
+            value, rows = float(getattr(exchange, parameter)), exchange.fit.split(" ", 1)[0] if exchange else ""
+            found.append(FittedNumber(f"nodes/{name}", "token_exchange", parameter, value, low, high, rows, False))
     return found
 
 
@@ -166,6 +179,10 @@ def _section(kernels: Kernels) -> list[str]:
         lines += [*_curve_table("format", kernels.gemm, list(GemmCurve.model_fields)), ""]
     if kernels.attention:
         lines += [*_curve_table("attention", kernels.attention, list(AttentionCurve.model_fields)), ""]
+    if kernels.experts:
+        rates = ", ".join(f"{dtype} {rate:g}" for dtype, rate in kernels.experts.rate.items())
+        per_call, passes = kernels.experts.overhead * 1e6, kernels.experts.passes
+        lines += [f"Table of experts: rate {rates} of dense products; {per_call:g} us a call; {passes:g} of the passes over rows.", ""]
     sustained = ", ".join(f"{era} {value:g}" for era, value in kernels.sustained.items()) or "1"
     lines += [f"Memory efficiency {kernels.memory.efficiency:g}; launch {kernels.launch * 1e6:g} us; sustained: {sustained}.", ""]
     if kernels.fit:
@@ -202,6 +219,8 @@ without a line under *rows and errors* is assumed too.
 - `table_overhead`, `table_cast` and `table_traffic` are what a call of the fitted table adds to the bare kernel (launch; the cast of an 8-bit
   product's input; the pass that lays out Q, K and V). They are part of a comparison with that table and never of a simulation, which charges
   launches and casts on their own.
+- So are the numbers of the *table of experts*: whole calls of a library that fuses activation, casts and the way back with the products. They say what
+  its grouped products reach of a dense one, what routing and launches take per call, and which share of the separate passes over rows is left.
 - The rates are those of clean clocks. Training reaches `sustained` times that; it is a prior by software era, not a fit to kernels.
 - Not modelled: block-scaled 8-bit products, clocks that fall with the length of a kernel (one of two stacks on GB200 loses 30-40 % beyond 1 ms),
   differences between libraries on one shape (two stacks on one device differ by 4-6 % in the median), data-dependent power.

@@ -39,8 +39,8 @@ TRAINING_STACK = {"A100-80GB-PCIe": "flash2", "B200-SXM": "cudnn"}
 COLUMN_MAJOR = frozenset({"azure-nd"})
 """Sources that call cuBLASLt bare, where the first dimension is the contiguous one; rows and columns swap."""
 
-DEFAULT_SMS = 20
-"""Units that an exchange of tokens takes by default; with fewer they, not the links, are the limit (DeepEP, ``Buffer.num_sms``)."""
+ELEMENT_BYTES = {"dispatch": 1 + 4 / 128, "combine": 2.0}
+"""Of one element of an exchanged token: 8 bits and a 32-bit scale per 128 of them on the way out, 16 bits on the way back (DeepEP). [B]"""
 
 _SDP = re.compile(r"sdp_(fwd|bwd): batch=(\d+), seq_len=(\d+), head_num=(\d+), kv_head_num=(\d+), qk_head_dim=(\d+), v_head_dim=(\d+)")
 _PASSES = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
@@ -169,17 +169,15 @@ def read_all_to_all(r: Record) -> Row:
     if "logical bandwidth" in r["notes"]:
         raise UnsupportedError("a logical bandwidth that counts what stays on the rank and the node")
     _known_device(r)
-    element = 1.0 if way[0] == "dispatch" else 2.0
+    element = ELEMENT_BYTES[way[0]]
     sms = re.search(r"sms=(\d+)", r["op"])
     if sms is None:
         return _read_deepep(r, way[0], element, ranks, nodes)
-    if int(sms[1]) < DEFAULT_SMS:
-        raise UnsupportedError(f"an exchange on fewer than {DEFAULT_SMS} units: the cost model knows no rate per unit")
     stated = re.search(r"top(\d+)", r["notes"])
     if stated is None:
         raise UnsupportedError("experts per token are not stated")
     tokens, hidden, seconds, top_k = int(_number(r, "m")), int(_number(r, "k")), _number(r, "latency_us") * 1e-6, int(stated[1])
-    return ExchangeRow(r["id"], source_of(r), gpu, seconds, way[0], tokens, hidden, top_k, element, ranks, -(-ranks // nodes), True, False)
+    return ExchangeRow(r["id"], source_of(r), gpu, seconds, way[0], tokens, hidden, top_k, element, ranks, -(-ranks // nodes), True, False, int(sms[1]))
 
 
 def _read_deepep(r: Record, way: str, element: float, ranks: int, nodes: int) -> Row:

@@ -132,7 +132,9 @@ class ExchangeRow(Row):
     is_deduplicated: bool
     """Whether a token goes once to a rank (a node) that holds several of its experts."""
     is_per_byte: bool
-    """Whether ``seconds`` is per byte over the slowest link. [s/B]"""
+    """Whether ``seconds`` is per byte: of what leaves through the card, or inside a node of all that the rank copies. [s/B]"""
+    units: int | None = None
+    """Streaming multiprocessors that copy, where stated."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,11 @@ class KernelTable:
     def memory(self) -> tuple[MemoryRow, ...]:
         """Streaming kernels."""
         return tuple(row for row in self.rows if isinstance(row, MemoryRow))
+
+    @property
+    def exchanges(self) -> tuple[ExchangeRow, ...]:
+        """Exchanges of routed tokens."""
+        return tuple(row for row in self.rows if isinstance(row, ExchangeRow))
 
     @property
     def collectives(self) -> tuple[Measurement, ...]:

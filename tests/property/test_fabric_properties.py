@@ -8,11 +8,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simtrain.engine.flow_fidelity import mesh_rings, pattern
+from simtrain.engine.flow_fidelity import pattern
 from simtrain.engine.messages import place
 from simtrain.errors import InputError
 from simtrain.hardware import Pcie
 from simtrain.hardware.fabric import Fabric
+from simtrain.hardware.rings import mesh_rings
 from tests.fabric_walk import CARD, cluster, walk
 
 

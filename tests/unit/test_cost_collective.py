@@ -198,6 +198,20 @@ def test_mesh_links_lead_to_one_peer_each() -> None:
     assert collective("shift", 1 * GB, Span(8, 8), here).rate == pytest.approx(64 * GB)
 
 
+@pytest.mark.parametrize(("members", "rings"), [(2, 1), (3, 2), (4, 4), (8, 6)])
+def test_a_partial_mesh_gives_a_group_the_rings_that_its_cables_allow(members: int, rings: int) -> None:
+    """Hybrid cube mesh: 0 and 1 share one cable of six, 0 to 3 four edge-disjoint rings, all eight six (three cycles, each both ways round)."""
+    here = cluster(kind="nvlink_mesh", bandwidth=150 * GB, efficiency=1.0, pcie=Pcie(bandwidth=12 * GB))
+    for kind in ("all_gather", "all_reduce"):
+        assert collective(kind, 1 * GB, Span(members, members), here, algorithm="ring").rate == pytest.approx(rings * 25 * GB)
+
+
+def test_a_group_that_no_ring_of_cables_joins_falls_back_to_pcie() -> None:
+    """0 to 4 of a hybrid cube mesh: 4 has a cable to 0 alone."""
+    here = cluster(kind="nvlink_mesh", bandwidth=150 * GB, efficiency=1.0, pcie=Pcie(bandwidth=12 * GB))
+    assert collective("all_gather", 1 * GB, Span(5, 5), here).rate == 12 * GB
+
+
 def test_nvlink_pairs_fall_back_to_pcie() -> None:
     here = cluster(kind="nvlink_pairs", bandwidth=50 * GB, efficiency=1.0, pcie=Pcie(bandwidth=20 * GB, accelerators_per_root=4))
     assert collective("all_reduce", 1 * GB, Span(2, 2), here, algorithm="ring").rate == 50 * GB

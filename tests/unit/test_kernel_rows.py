@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from simtrain.cost.collective import LOW_LATENCY_MESSAGE, collective
+from simtrain.cost.exchange import token_exchange
+from simtrain.cost.gemm import grouped_matmul
 from simtrain.cost.span import Span
-from simtrain.errors import InputError
-from simtrain.hardware import Cluster, Node, Topology
+from simtrain.errors import InputError, UnsupportedError
+from simtrain.hardware import Accelerator, Cluster, Node, Topology
+from simtrain.hardware.accelerator import ExpertTable
+from simtrain.hardware.node import TokenExchange
+from simtrain.validate.calibrate import fit_experts
+from simtrain.validate.calibrate_exchange import fit_exchange
 from simtrain.validate.calibrate_links import calibrate_links
 from simtrain.validate.collectives import node_of
-from simtrain.validate.experts import expert_loads
+from simtrain.validate.experts import expert_loads, predict_experts
 from simtrain.validate.intervals import linearised
 from simtrain.validate.kernels import groups_of, outside_tolerance, predict_rows, refusals, targets_of
 from simtrain.validate.links import predict_copy, predict_exchange, predict_storage
@@ -42,7 +50,7 @@ RING = record(kind="collective", op="all_gather", ranks="2", nodes="1", size_byt
         ({"latency_us": "0"}, "no time and no rate"), ({"m": "many"}, "cannot be read"), ({"kind": "checkpoint"}, "how many accelerators"),
         ({"kind": "moe_layer"}, "whole layer"), ({"kind": "collective"}, "not a collective of nccl-tests"), ({"kind": "moe_ffn"}, "experts, top_k"),
         ({"kind": "nvme", "op": "fio rand_read", "size_bytes": "1024"}, "small or random"), ({"kind": "pcie", "op": "copy"}, "direction"),
-        ({"kind": "all_to_all", "op": "DeepEP normal dispatch sms=4", "ranks": "8", "nodes": "1"}, "fewer than 20 units"), ({"kind": "op"}, "not stated"),
+        ({"kind": "all_to_all", "op": "DeepEP normal dispatch sms=4", "ranks": "8", "nodes": "1"}, "experts per token"), ({"kind": "op"}, "not stated"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_predicted_says_why(changes: dict[str, str], reason: str) -> None:
@@ -84,9 +92,10 @@ def test_a_gradient_of_the_input_is_the_product_with_the_transposed_weights() ->
 # -- closed forms ----------------------------------------------------------------------------------------------------
 
 
-def node(**scale_up: float) -> Node:
+def node(**scale_up: Any) -> Node:
     plain = Node.load("dgx_h100")
-    rates = {"efficiency": 1.0, "latency": 0.0, "launch": 0.0, "half_size": 0.0, "own_copy": 0.0, "exchange_copy": None, "exchange_latency": 0.0}
+    times = dict.fromkeys(("latency", "launch", "half_size", "own_copy", "exchange_latency"), 0.0)
+    rates: dict[str, Any] = {"efficiency": 1.0, "exchange_copy": None, "token_exchange": None, **times}
     up = plain.scale_up.model_copy(update={"bandwidth": 400e9, "has_switch_reduction": False, **rates, **scale_up})
     return plain.model_copy(update={"scale_up": up})
 
@@ -104,20 +113,78 @@ def test_the_own_block_adds_its_share_of_what_is_sent(n: int) -> None:
     assert seconds("broadcast", 4e9, n, node(own_copy=0.5)) == pytest.approx(4e9 / 400e9)
 
 
-def test_only_large_messages_of_an_all_to_all_need_a_handshake() -> None:
+def test_messages_of_an_all_to_all_pay_for_flags_until_they_need_a_handshake() -> None:
     on = node(exchange_latency=5e-6)
-    small, large = LOW_LATENCY_MESSAGE * 8.0, LOW_LATENCY_MESSAGE * 8.0 + 8
-    assert seconds("all_to_all", large, 8, on) - seconds("all_to_all", small, 8, on) == pytest.approx(5e-6, rel=1e-4)
+    extra = {share: seconds("all_to_all", size, 8, on) - size * 7 / 8 / 400e9 for share in (0.25, 1.0, 3.0) for size in [share * 8 * LOW_LATENCY_MESSAGE]}
+    assert extra == pytest.approx({0.25: 1.25e-6, 1.0: 5e-6, 3.0: 5e-6})
+    large = 3.0 * 8 * LOW_LATENCY_MESSAGE
     assert seconds("all_gather", large, 8, on) == pytest.approx(large * 7 / 8 / 400e9)
 
 
-def test_an_exchange_sends_a_token_once_to_each_rank_of_its_experts() -> None:
+UNITS = TokenExchange(unit_rate=20e9, efficiency=0.5, launch=30e-6, units=16)
+
+
+def test_an_exchange_inside_a_node_is_bound_by_copying_units_or_by_the_port() -> None:
     """1,000 tokens of 1,024 bytes to 8 of many experts on 4 ranks reach 4 (1 - (3/4)**8) ranks, a quarter of which is the own one."""
-    row = ExchangeRow("x", "made", "H100", 1.0, "dispatch", 1000, 1024, 8, 1.0, 4, 4, True, False)
-    copies = 4 * (1 - 0.75**8)
-    assert predict_exchange(row, node()) == pytest.approx(1000 * 1024 * copies * 3 / 4 / 400e9)
-    again = ExchangeRow("x", "made", "H100", 1.0, "dispatch", 1000, 1024, 8, 1.0, 4, 4, False, True)
-    assert predict_exchange(again, node()) == pytest.approx(1 / 400e9)
+    reached, on = 4 * (1 - 0.75**8), node(token_exchange=UNITS)
+    tokens, nbytes = 1000, 1000 * 1024
+    row = ExchangeRow("x", "made", "H100", 1.0, "dispatch", tokens, 1024, 8, 1.0, 4, 4, True, False)
+    assert predict_exchange(row, on) == pytest.approx(30e-6 + nbytes * max((reached + 1) / (16 * 20e9), reached * 3 / 4 / 200e9))
+    few, many = (predict_exchange(replace(row, units=units), on) - 30e-6 for units in (4, 32))
+    assert few == pytest.approx(nbytes * (reached + 1) / (4 * 20e9))  # the units bind
+    assert many == pytest.approx(nbytes * reached * 3 / 4 / 200e9)  # the port does
+    rate = predict_exchange(replace(row, is_per_byte=True), on)
+    assert rate == pytest.approx(predict_exchange(row, on) / (nbytes * reached))  # a stated rate counts what stays on the rank
+
+
+def test_an_exchange_needs_rates_and_units() -> None:
+    with pytest.raises(UnsupportedError, match="token_exchange is not stated"):
+        token_exchange(1000, 1024, 8, 4, node())
+    with pytest.raises(InputError, match="units=0"):
+        token_exchange(1000, 1024, 8, 4, node(token_exchange=UNITS), units=0)
+    assert token_exchange(1000, 1024, 8, 1, node(token_exchange=UNITS)).seconds == 0
+
+
+def test_the_fit_of_exchanges_recovers_what_made_the_rows() -> None:
+    made = {"unit_rate": 21e9, "efficiency": 0.6, "launch": 40e-6}
+    on = node_of("H100")
+    on = on.model_copy(update={"scale_up": on.scale_up.model_copy(update={"token_exchange": TokenExchange(**made)})})
+    rows = [
+        ExchangeRow(f"{way}-{units}-{tokens}", "made", "H100", 1.0, way, tokens, 7168, 8, nbytes, 8, 8, True, False, units)
+        for way, nbytes in (("dispatch", 1.0), ("combine", 2.0)) for units in (4, 12, 20, 28) for tokens in (1024, 4096, 16384)
+    ]  # fmt: skip
+    found = fit_exchange([replace(row, seconds=predict_exchange(row, on)) for row in rows])
+    assert {name: getattr(found, name) for name in made} == pytest.approx(made, rel=0.01)
+    assert all(low <= made[name] <= high for name, (low, high) in found.intervals.items())
+
+
+def test_an_exchange_between_nodes_is_bound_by_the_cards() -> None:
+    again = ExchangeRow("x", "made", "H100", 1.0, "dispatch", 1_000_000, 1024, 8, 1.0, 16, 8, False, True)
+    on = node()
+    assert predict_exchange(again, on) == pytest.approx(1 / on.nic_bandwidth_per_accelerator, rel=0.01)
+
+
+def fused(**values: Any) -> Accelerator:
+    chip = Accelerator.load("h100_sxm_80gb")
+    return chip.model_copy(update={"kernels": chip.kernels.model_copy(update={"experts": ExpertTable(**values)})})
+
+
+def test_a_fused_library_multiplies_at_its_own_rate_and_moves_what_it_does_not_hide() -> None:
+    row = experts(0.0, ep=1)
+    loads, up = [row.tokens * row.top_k / row.experts] * row.experts, row.ffn * (2 if row.is_gated else 1)
+    bare = fused(rate={"bf16": 0.9}, overhead=40e-6, passes=0.0)
+    share = 0.9 / bare.kernels.gemm["bf16"].grouped
+    products = sum(grouped_matmul(loads, n, k, bare, "bf16", sustained=share) for n, k in ((up, row.hidden), (row.hidden, row.ffn)))
+    assert predict_experts(row, bare) == pytest.approx(40e-6 + products)
+    moved = [predict_experts(row, fused(rate={"bf16": 0.9}, overhead=40e-6, passes=passes)) - 40e-6 - products for passes in (0.5, 1.0)]
+    assert moved[1] == pytest.approx(2 * moved[0]) and moved[0] > 0
+
+
+def test_the_fit_of_experts_recovers_what_made_the_rows() -> None:
+    made = fused(rate={"bf16": 1.05}, overhead=30e-6, passes=0.6)
+    rows = [replace(experts(0.0, ep), id=f"{ep}-{tokens}", tokens=tokens) for ep in (1, 2, 8) for tokens in (256, 1024, 4096, 16384)]
+    found = fit_experts([replace(row, seconds=predict_experts(row, made)) for row in rows], made)
+    assert (found.overhead, found.passes, found.rate["bf16"]) == pytest.approx((30e-6, 0.6, 1.05), rel=0.05)
 
 
 def test_copies_and_drives_are_the_inverse_of_their_bandwidth() -> None:
@@ -136,12 +203,12 @@ def experts(skew: float, ep: int = 8) -> ExpertRow:
 
 def test_equal_loads_are_equal_and_skewed_ones_fill_the_busiest_rank() -> None:
     [even] = expert_loads(experts(0.0))
-    assert even == [4096 * 8 / 128] * 16
+    assert even == (4096 * 8 / 128,) * 16
     for drawn in expert_loads(experts(1.2)):
         assert len(drawn) == 16
         assert sum(drawn) > 4096 * 8 / 8, "the busiest of eight ranks has more than the mean"
         assert max(drawn) <= 4096
-    assert expert_loads(experts(1.2)) == expert_loads(experts(1.2))
+    assert expert_loads.__wrapped__(experts(1.2)) == expert_loads.__wrapped__(experts(1.2))
 
 
 # -- groups and targets ----------------------------------------------------------------------------------------------

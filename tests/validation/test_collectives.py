@@ -50,6 +50,14 @@ def test_held_out_rows_of_a_fit(table: pd.DataFrame, fabric: str, median: float,
     assert large["p90"] < large_p90
 
 
+def test_a_hybrid_cube_mesh_needs_no_number_per_group(table: pd.DataFrame) -> None:
+    """One efficiency for 2, 4 and 8 V100: the rest follows from which rings their cables allow."""
+    frame = validate_collectives(table)
+    mesh = frame.query("status == 'ok' and is_held_out and gpu.str.startswith('V100')").assign(all="V100")
+    assert len(mesh) >= 8
+    assert summarise(mesh, ["all"]).iloc[0]["median"] < 0.03
+
+
 def test_in_switch_reduction_gains_by_group_size_as_the_volumes_say(table: pd.DataFrame) -> None:
     """Measured NVLS over ring is one constant, the ratio of rates, times 2 (n - 1) / (n + 1), for 5 to 8 H200."""
     rows = [row for row in measurements(table) if row.gpu.startswith("H200-SXM") and row.nbytes == 2**33 and row.kind == "all_reduce"]
