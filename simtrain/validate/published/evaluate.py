@@ -1,7 +1,8 @@
 """Predictions of every row, on all cores: as shipped, and by numbers that were not fitted to the row.
 
 A row that the fit of its era saw is predicted a second time, with the values of the fit without the row's fold; to any other row nothing was fitted,
-and both predictions are one. Rows beyond :data:`LARGE_RUN` accelerators are predicted once more from runs of at most 512.
+and both predictions are one. A fit that left no record of what it saw may have seen every row: none is out of sample. Rows beyond :data:`LARGE_RUN`
+accelerators are predicted once more from runs of at most 512.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from simtrain.errors import SimtrainError
+from simtrain.study.settings import Scenario
 from simtrain.validate.published.fit import changed_once
 from simtrain.validate.published.record import record_of
 from simtrain.validate.published.scenario import scenario_of
@@ -69,19 +72,33 @@ def predict(row: PublishedRow) -> Prediction:
     try:
         found = scenario_of(row)
         s, metrics = found.scenario, simulated(found.scenario)
-        kernels, record = s.cluster.node.accelerator.kernels.rates_key, record_of(s.system.software.name)
-        alone = lambda values: metrics["step_time"] if values is None else simulated(changed_once(s, kernels, tuple(values.items())))["step_time"]  # noqa: E731
-        is_fitted = record is not None and record.has_seen(row)
-        left_out = alone(record.values_without(row) if record and is_fitted else None)
-        from_small = alone(record and record.values_of_small_runs) if s.cluster.num_accelerators > LARGE_RUN else None
+        kernels = s.cluster.node.accelerator.kernels.rates_key
+        outside = _out_of_sample(row, s, kernels, metrics["step_time"])
     except SimtrainError as error:
         return Prediction(row, unsupported=" ".join(str(error).split()) or type(error).__name__)
     except (ArithmeticError, LookupError, ValueError, TypeError, AssertionError) as error:  # a cell nobody thought of
         return Prediction(row, unsupported=f"cannot be built: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     return Prediction(
         row, metrics["step_time"], metrics["peak_memory"], s.system.software.name, kernels, s.cluster.name, found.notes,
-        is_fitted=is_fitted, left_out=left_out, from_small=from_small,
+        is_fitted=outside.is_fitted, left_out=outside.left_out, from_small=outside.from_small,
     )  # fmt: skip
+
+
+class _OutOfSample(NamedTuple):
+    is_fitted: bool
+    left_out: float | None
+    from_small: float | None
+
+
+def _out_of_sample(row: PublishedRow, scenario: Scenario, kernels: str, shipped: float) -> _OutOfSample:
+    """Return the step times by numbers that were not fitted to a row; none where a fit left no record. [s]"""
+    record, is_large = record_of(scenario.system.software.name), scenario.cluster.num_accelerators > LARGE_RUN
+    if record is None:
+        is_fitted = kernels in scenario.system.software.intervals
+        return _OutOfSample(True, None, None) if is_fitted else _OutOfSample(False, shipped, shipped if is_large else None)
+    again = lambda values: simulated(changed_once(scenario, kernels, tuple(values.items())))["step_time"] if values else shipped  # noqa: E731
+    is_fitted = record.has_seen(row)
+    return _OutOfSample(is_fitted, again(record.values_without(row) if is_fitted else {}), again(record.values_of_small_runs) if is_large else None)
 
 
 def predict_all(rows: Sequence[PublishedRow], workers: int = 2) -> list[Prediction]:

@@ -119,7 +119,7 @@ class Fit(NamedTuple):
     """The same from a fit without the row's fold."""
     by_source: dict[str, float]
     """The same from a fit without the row's source, linearised; empty with one source."""
-    left_out: dict[str, tuple[float, ...]]
+    left_out: dict[str, dict[str, float]]
     """Values of the fits that leave out a part, by part: folds, and :data:`BEYOND` if that leaves rows of both kinds."""
 
 
@@ -132,6 +132,12 @@ class Problem:
     names: tuple[str, ...]
     clusters: Mapping[str, float] = field(default_factory=dict[str, float])
     """Clusters whose cards are fitted too, each as ``nic_efficiency`` of its own, and the prior of that."""
+    given: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    """Values that an earlier era hands on, ``all`` for those fitted to all of its rows, and by part that is left out."""
+
+    def handed_on(self, part: str = "all") -> Mapping[str, float]:
+        """Return what is handed on when a part is left out."""
+        return self.given.get(part) or self.given.get("all", {})
 
 
 def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Scenario:
@@ -183,9 +189,20 @@ def log_times(
 ) -> Array:
     """Return the logarithm of the predicted step time of each row, with the values of all or of each; NaN where it cannot be simulated."""
     each = [values] * len(rows) if isinstance(values, Mapping) else values
-    arguments = [(row, kernels, dict(own)) for row, own in zip(rows, each, strict=True)]
-    found = pool.map(_log_time, arguments, chunksize=2) if pool else map(_log_time, arguments)
-    return np.array(list(found))
+    # Releases of a table repeat configurations: each is run once.
+    keys = [(_run_of(row), tuple(own.items())) for row, own in zip(rows, each, strict=True)]
+    arguments = {key: (row, kernels, dict(own)) for key, row, own in zip(keys, rows, each, strict=True)}
+    found = dict(zip(arguments, (pool.map(_log_time, arguments.values(), chunksize=2) if pool else map(_log_time, arguments.values())), strict=True))
+    return np.array([found[key] for key in keys])
+
+
+def _run_of(row: PublishedRow) -> str:
+    """Return all that decides a row's prediction; the row's name where it cannot be simulated."""
+    try:
+        s = scenario_of(row, is_fitted=False).scenario
+    except SimtrainError:
+        return row.id
+    return f"{s.system!r} {s.workload!r} {s.cluster!r}"
 
 
 def _log_time(argument: tuple[PublishedRow, str, dict[str, float]]) -> float:
@@ -213,13 +230,15 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
     low, high = np.log([p.low for p in limits]), np.log([p.high for p in limits])
     present = {**{f"nic_efficiency:{c}": value for c, value in problem.clusters.items()}, **(starts or {})}
     first = scenario_of(rows[0], is_fitted=False).scenario
-    present = {name: start_of(first, problem.kernels, name) for name in names if name not in present} | present
-    prior = np.clip(np.log([max(present[name], p.low) for name, p in zip(names, limits, strict=True)]), low, high)
+    present = {name: start_of(first, problem.kernels, name) for name in names} | dict(problem.handed_on()) | present
+    logs = lambda values: np.clip(np.log([max(values[name], p.low) for name, p in zip(names, limits, strict=True)]), low, high)  # noqa: E731
+    prior = logs(present)
     measured = np.log([row.step_time or math.nan for row in rows])
-    point = prior.copy()
+    # Where a fit is shipped, the search begins there: it is short, and what is believed beforehand stays the prior.
+    point = logs(present | (_shipped(rows[0], problem.kernels, names) if starts is None else {}))
     with ProcessPoolExecutor(workers) as pool:
-        run = lambda x: log_times(rows, problem.kernels, dict(zip(names, np.exp(x).tolist(), strict=True)), pool)  # noqa: E731
-        unfitted = log_times(rows, problem.kernels, {}, pool) - measured
+        run = lambda x: log_times(rows, problem.kernels, {**problem.handed_on(), **_named(names, x)}, pool)  # noqa: E731
+        unfitted = log_times(rows, problem.kernels, problem.handed_on(), pool) - measured
         residual = run(point) - measured
         slopes = np.zeros((len(rows), len(names)))
         moved = math.inf
@@ -239,7 +258,7 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
         is_large = np.array([(row.count("num_gpus") or 0) > SMALL for row in rows])
         if is_large.any() and not is_large.all():
             left_out[BEYOND] = without(is_large)
-        named = {part: dict(zip(names, np.exp(x).tolist(), strict=True)) for part, x in left_out.items()}
+        named = {part: {**problem.handed_on(part), **_named(names, x)} for part, x in left_out.items()}
         by_fold = log_times(rows, problem.kernels, [named[f"fold {k}"] for k in folds], pool) - measured
     found = _summary(rows, names, point, residual, slopes, limits, (low, high))
     ratios = lambda values: {row.id: float(math.exp(v)) for row, v in zip(rows, values, strict=True) if row.id in found.ratios}  # noqa: E731
@@ -250,8 +269,16 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
         by_source[out] = (residual + slopes @ (without(out) - point))[out]
     return found._replace(
         prior=ratios(unfitted), by_fold=ratios(by_fold), by_source=ratios(by_source) if len(sources) > 1 else {},
-        left_out={part: tuple(values.values()) for part, values in named.items()},
+        left_out=named,
     )  # fmt: skip
+
+
+def _shipped(row: PublishedRow, kernels: str, names: Sequence[str]) -> dict[str, float]:
+    """Return the rates and times of the shipped fit, none if there is none."""
+    scenario = scenario_of(row).scenario
+    if kernels not in scenario.system.software.intervals:
+        return {}
+    return {name: start_of(scenario, kernels, name) for name in names if not name.startswith("nic_efficiency:")}
 
 
 class _Without(NamedTuple):
@@ -270,6 +297,10 @@ class _Without(NamedTuple):
         weights = np.where(out, 0.0, _weights(self.rows, self.residual))
         step = _step(self.residual, self.slopes, self.point, self.prior, self.limits, weights)
         return np.clip(self.point + step, *self.bounds)
+
+
+def _named(names: Sequence[str], point: Array) -> dict[str, float]:
+    return dict(zip(names, np.exp(point).tolist(), strict=True))
 
 
 def mean_error(rows: Sequence[PublishedRow], ratios: Mapping[str, float]) -> float:

@@ -29,9 +29,9 @@ class FitRecord(NamedSpec):
         return self.left_out[f"fold {row.fold(FOLDS)}"]
 
     @property
-    def values_of_small_runs(self) -> dict[str, float] | None:
-        """Values of the fit on rows of at most 512 accelerators; None if no other row was seen."""
-        return self.left_out.get(BEYOND)
+    def values_of_small_runs(self) -> dict[str, float]:
+        """Values of the fit on rows of at most 512 accelerators; empty if no other row was seen."""
+        return self.left_out.get(BEYOND, {})
 
 
 @cache
@@ -40,11 +40,11 @@ def record_of(software: str) -> FitRecord | None:
     return FitRecord.load(software) if software in FitRecord.names() else None
 
 
-def record_file(description: str, rows: list[PublishedRow], names: tuple[str, ...], left_out: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def record_file(description: str, rows: list[PublishedRow], left_out: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Return the file of a record."""
     return {
         "description": description,
         "sources": sorted({f"published training runs: {row.source}" for row in rows}),
         "fitted_to": sorted({row.fingerprint for row in rows}),
-        "left_out": {part: {name: float(f"{v:.4g}") for name, v in zip(names, values, strict=True)} for part, values in left_out.items()},
+        "left_out": {part: {name: float(f"{value:.4g}") for name, value in values.items()} for part, values in left_out.items()},
     }

@@ -92,11 +92,12 @@ class PublishedRow:
         """Hash of what ran on what: the configuration without its source and release, so that all printings of a recipe share it."""
         source, task, _, *rest = self.configuration
         assert source == self.source
-        return hashlib.sha256("|".join((task, *rest)).encode()).hexdigest()[:8]
+        # The letter keeps YAML from reading 1e5... as a number.
+        return "c" + hashlib.sha256("|".join((task, *rest)).encode()).hexdigest()[:8]
 
     def fold(self, folds: int) -> int:
         """Return the fold of the row by its fingerprint: repetitions and later releases of a recipe share it, and no order matters."""
-        return int(self.fingerprint, 16) % folds
+        return int(self.fingerprint[1:], 16) % folds
 
 
 def read_published(path: Path) -> list[PublishedRow]:
