@@ -185,6 +185,18 @@ def test_values_without_a_fold_do_not_know_its_rows() -> None:
         assert factor == 1 or found.by_fold[r.id] == pytest.approx(0.5, rel=0.05)  # the truth over twice of it
 
 
+def test_an_era_keeps_what_the_one_before_hands_on() -> None:
+    """Rows made with gemm 0.7 and memory 0.6; told gemm, the fit of memory alone finds it, and every part left out has its own gemm."""
+    rows = [row(id=f"x-{i}", hidden=h, ffn=str(4 * int(h)), tp=tp, pp="1") for i, (h, tp) in enumerate((h, tp) for h in ("1024", "4096") for tp in "124")]
+    times = np.exp(fitting.log_times(rows, "ampere", {"gemm": 0.7, "memory": 0.6}))
+    measured = [PublishedRow({**r.cells, "step_time_s": repr(float(t))}) for r, t in zip(rows, times, strict=True)]
+    given = {"all": {"gemm": 0.7}, "fold 0": {"gemm": 0.65}}
+    found = fitting.fit(fitting.Problem(measured, "ampere", ("memory",), given=given), {"memory": 0.9}, workers=1)
+    assert found.names == ("memory",)
+    assert found.values[0] == pytest.approx(0.6, rel=0.05)
+    assert [found.left_out[f"fold {k}"]["gemm"] for k in range(fitting.FOLDS)] == [0.65, 0.7, 0.7, 0.7, 0.7]
+
+
 def test_printings_of_one_configuration_share_a_fold() -> None:
     assert row(framework="NeMo 26.02", source_key="a").fingerprint == row(framework="NeMo 26.04", source_key="b", step_time_s="9").fingerprint
     assert row().fingerprint != row(tp="8").fingerprint

@@ -244,7 +244,9 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
         moved = math.inf
         for number in range(ROUNDS):
             if moved > CURVED:
-                slopes = np.stack([(run(point + _nudge(i, len(names))) - residual - measured) / STEP for i in range(len(names))], axis=1)
+                # Away from a bound: beyond it a parameter may mean nothing (a share of more than one).
+                change = np.where(point + STEP > high, -STEP, STEP)
+                slopes = np.stack([(run(point + np.eye(len(names))[i] * change[i]) - residual - measured) / change[i] for i in range(len(names))], axis=1)
             step = _step(residual, slopes, point, prior, limits, _weights(rows, residual))
             following, after = _descend(run, rows, measured, (point, residual), step, (low, high), (prior, limits))
             say(f"round {number + 1}: rms {_rms(residual):.4f} -> {_rms(after):.4f}; " + ", ".join(f"{n} {math.exp(v):.4g}" for n, v in zip(names, following)))
@@ -334,10 +336,6 @@ def _objective(rows: Sequence[PublishedRow], residual: Array, point: Array, prio
     damped = np.where(size <= HUBER, size**2, HUBER * (2 * size - HUBER))
     spread = np.array([p.spread for p in limits])
     return float((_alike(rows) * damped).sum() / NOISE**2 + (((point - prior) / spread) ** 2).sum())
-
-
-def _nudge(index: int, size: int) -> Array:
-    return np.eye(size)[index] * STEP
 
 
 def _rms(residual: Array) -> float:
