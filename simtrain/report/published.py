@@ -36,7 +36,7 @@ def print_published(rows: pd.DataFrame, sources: Mapping[str, pd.DataFrame], sum
     console.print(_source_table(sources["sources"], "step time, predicted over measured, as shipped: rows in sample and out of it mixed"))
     console.print(_source_table(sources["out_of_sample"], "step time, predicted over measured, by numbers that were not fitted to the row"))
     for line in summary:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     refused: Any = rows[rows["unsupported"] != ""]
     if len(refused):
         console.print(f"{len(refused)} of {len(rows)} rows are unsupported:")
