@@ -62,7 +62,7 @@ def _collectives(node: str, table: Path, out: Path | None) -> None:
 
 
 def _published(software: str, kernels: str, table: Path, out: Path | None) -> None:
-    from simtrain.validate.published.eras import describe, era_of, fabrics, problem_of, software_file, write
+    from simtrain.validate.published.eras import describe, era_of, fabrics, is_better, problem_of, software_file, write, write_record
     from simtrain.validate.published.fit import PARAMETERS, fit
     from simtrain.validate.published.table import read_published
 
@@ -72,7 +72,10 @@ def _published(software: str, kernels: str, table: Path, out: Path | None) -> No
     for name, value, (low, high) in zip(found.names, found.values, found.intervals, strict=True):
         print(f"{name} {value:.4g} [{PARAMETERS[name.partition(':')[0]].unit}], 90 % within {low:.4g} and {high:.4g}")
     print(describe(found, problem.rows))
+    print("better than no fit, on rows left out" if is_better(found, problem.rows) else "no better than no fit, on rows left out: ship none")
     for cluster, efficiency in fabrics(found).items():
         print(f"clusters/{cluster}.yaml: node: {{nic: {{efficiency: {efficiency}}}}}")
     if out:
         write(out, software_file(era, found, problem.rows))
+        write_record(out.with_suffix(".record.yaml"), era, found, problem.rows)
+        print(f"{out} belongs to hardware/software, {out.with_suffix('.record.yaml')} under the same name to hardware/fits")

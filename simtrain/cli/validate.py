@@ -85,17 +85,20 @@ def _published(table: Path, as_json: Path | None, plot: Path | None) -> None:
     from simtrain.report.published import plot_published, print_published
     from simtrain.validate.published.evaluate import predict_all
     from simtrain.validate.published.interval import add_intervals, coverage
-    from simtrain.validate.published.score import equal_sources, row_table, source_table
+    from simtrain.validate.published.score import out_of_sample, row_table, source_table
+    from simtrain.validate.published.summary import summary
     from simtrain.validate.published.table import read_published
 
     rows = read_published(table)
     if not rows:
         raise InputError(f"{table}: holds no row")
     predictions = predict_all(rows, workers=min(2, os.cpu_count() or 1))
-    lines = add_intervals(row_table(predictions), rows)
-    sources = source_table(lines)
-    print_published(lines, sources, equal_sources(lines), coverage(lines))
-    record = {"rows": json.loads(str(lines.to_json(orient="records"))), "sources": json.loads(str(sources.to_json(orient="records")))}
+    lines = row_table(predictions)
+    outside = add_intervals(out_of_sample(lines), rows)
+    lines = lines.assign(low=outside["low"], high=outside["high"])
+    sources = {"sources": source_table(lines), "out_of_sample": source_table(outside)}
+    print_published(lines, sources, summary(lines, coverage(outside)))
+    record = {name: json.loads(str(frame.to_json(orient="records"))) for name, frame in {"rows": lines, **sources}.items()}
     files: list[tuple[Path, Callable[[str], None]]] = [(as_json, _writer(json.dumps(record, indent=1)))] if as_json else []
     if plot:
         if not any(line.step_time for line in predictions):

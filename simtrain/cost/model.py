@@ -96,9 +96,9 @@ class CostModel:
             self._seconds[key] = seconds / pieces + self._gemm_call(dtype)
         return self._seconds[key]
 
-    def grouped_matmul(self, rows: float, k: int, n: int, experts: int, is_gradient: bool = False) -> float:
-        """Return the time of one product ``[rows, k] x [k, n]`` for each of ``experts``, its input cast as in :meth:`matmul`. [s]"""
-        key = ("grouped", rows, k, n, experts, is_gradient)
+    def grouped_matmul(self, rows: float, k: int, n: int, experts: int, is_gradient: bool = False, has_cast: bool = True) -> float:
+        """Return the time of one product ``[rows, k] x [k, n]`` for each of ``experts``, its input cast as in :meth:`matmul` if it ``has_cast``. [s]"""
+        key = ("grouped", rows, k, n, experts, is_gradient, has_cast)
         if key not in self._seconds:
             is_fused = is_gradient and self.software.accumulates_in_product
             seconds = gemm.grouped_matmul(
@@ -107,7 +107,7 @@ class CostModel:
             )  # fmt: skip
             if is_gradient and not is_fused:
                 seconds += self.accumulate(experts * k * n)
-            if self.is_narrow and not is_gradient:
+            if self.is_narrow and has_cast and not is_gradient:
                 seconds += self.cast(experts * rows * k)
             self._seconds[key] = seconds + self._gemm_call(self.dtype)
         return self._seconds[key]

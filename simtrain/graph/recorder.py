@@ -245,18 +245,21 @@ class Recorder:
             "input",
         )
 
-    def grouped_matmul(self, rows: float, k: int, n: int, experts: int, name: str) -> None:
-        """Record one product ``[rows, k] x [k, n]`` for each of this rank's ``experts``, in one kernel."""
+    def grouped_matmul(self, rows: float, k: int, n: int, experts: int, name: str, has_casts: tuple[bool, bool] = (True, True)) -> None:
+        """Record one product ``[rows, k] x [k, n]`` for each of this rank's ``experts``, in one kernel.
+
+        ``has_casts`` says whether a kernel casts its input, and its gradient, where the run casts at all.
+        """
         self.parameters += experts * k * n
         self.expert_parameters += experts * k * n
         b, flops = self.costs.dtype_bytes, 2.0 * experts * rows * k * n
 
         def backward(p: Program) -> None:
-            p.compute(f"{name}.dgrad", self.costs.grouped_matmul(rows, n, k, experts), flops)
+            p.compute(f"{name}.dgrad", self.costs.grouped_matmul(rows, n, k, experts, has_cast=has_casts[1]), flops)
             p.compute(f"{name}.wgrad", self.costs.grouped_matmul(rows, k, n, experts, is_gradient=True), flops)
 
         self.record(
-            lambda p: _drop(p.compute(name, self.costs.grouped_matmul(rows, k, n, experts), flops)),
+            lambda p: _drop(p.compute(name, self.costs.grouped_matmul(rows, k, n, experts, has_cast=has_casts[0]), flops)),
             backward,
             experts * rows * k * b,
             experts * rows * (k + n) * b,
@@ -327,9 +330,12 @@ class Recorder:
         nbytes = tokens * hidden * self.costs.dtype_bytes
         self.compute(name, forward, backward, saves=nbytes, workspace=2 * nbytes)
 
-    def activation(self, tokens: float, ffn: int, kind: str) -> None:
-        """Record GeLU, ReLU or SwiGLU on ``ffn`` columns per rank; its input is saved (two inputs when gated, and SiLU's output unless it is fused)."""
-        forward, backward = self.costs.activation(tokens, ffn, kind)
+    def activation(self, tokens: float, ffn: int, kind: str, *, is_fused_away: bool = False) -> None:
+        """Record GeLU, ReLU or SwiGLU on ``ffn`` columns per rank; its input is saved (two inputs when gated, and SiLU's output unless it is fused).
+
+        With ``is_fused_away`` the products around it do its work.
+        """
+        forward, backward = (0.0, 0.0) if is_fused_away else self.costs.activation(tokens, ffn, kind)
         nbytes = tokens * ffn * self.costs.dtype_bytes
         inputs = 2 if kind == "swiglu" else 1
         kept = inputs + (kind == "swiglu" and not self.costs.software.is_activation_fused)

@@ -88,6 +88,9 @@ class Software(NamedSpec):
     """Whether a cast to 8 bits or less reads its input once more to find the scale (current, not delayed or block scaling)."""
     has_transposed_cast: bool = True
     """Whether such a cast writes a transposed copy too."""
+    are_experts_fused: bool = False
+    """Whether grouped products of 8 bits and less hold the activation between them and the casts of what it makes, forward and backward; if not, kernels of
+    their own do."""
     permute_passes: float = Field(default=2.0, ge=0)
     """Times that routed rows are brought into another order and back: by rank, and again by local expert unless the exchange does it."""
     hidden_exchange: float = Field(default=0.0, ge=0, le=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -16,31 +17,46 @@ _SHOWN = 12
 _REST = "#9AA3AE"
 
 
-def print_published(rows: pd.DataFrame, sources: pd.DataFrame, overall: dict[str, float], coverage: float) -> None:
-    """Print errors by source, all sources weighted equally, how many measurements lie in their intervals, and why rows are unsupported."""
+def print_published(rows: pd.DataFrame, sources: Mapping[str, pd.DataFrame], summary: Iterable[str]) -> None:
+    """Print errors by source as shipped and out of sample, what they come to, and why rows are unsupported.
+
+    Parameters
+    ----------
+    rows
+        What :func:`simtrain.validate.published.score.row_table` returns.
+    sources
+        Its table of sources, ``sources`` as shipped and ``out_of_sample``.
+    summary
+        Lines that are printed below the tables.
+    """
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(title="step time, predicted over measured", title_justify="left")
-    table.add_column("source")
-    for column in ("rows", "supported", "median", "mean", "p90", "worst", "bias", "pairs", "tau", "memory"):
-        table.add_column(column, justify="right")
-    for line in cast("list[dict[str, Any]]", sources.to_dict("records")):
-        errors = [_percent(line.get(key)) for key in ("median", "mean", "p90", "worst", "bias", "pairs_right")]
-        counts = [str(line["given"]), str(line["supported"])]
-        table.add_row(escape(str(line["source"])), *counts, *errors, _number(line.get("tau")), _percent(line.get("memory_mean")))
     console = Console(width=None if Console().is_terminal else 150)
-    console.print(table)
-    if overall:
-        console.print(f"sources weighted equally: median {overall['median']:.1%}, p90 {overall['p90']:.1%}")
-    if not math.isnan(coverage):
-        console.print(f"intervals meant to hold 80 % of the measurements hold {coverage:.0%}")
+    console.print(_source_table(sources["sources"], "step time, predicted over measured, as shipped: rows in sample and out of it mixed"))
+    console.print(_source_table(sources["out_of_sample"], "step time, predicted over measured, by numbers that were not fitted to the row"))
+    for line in summary:
+        console.print(line, highlight=False, soft_wrap=True)
     refused: Any = rows[rows["unsupported"] != ""]
     if len(refused):
         console.print(f"{len(refused)} of {len(rows)} rows are unsupported:")
         for reason, count in refused["unsupported"].value_counts().items():
             console.print(f"  {count:4d}  {escape(str(reason)[:120])}", highlight=False)
+
+
+def _source_table(sources: pd.DataFrame, title: str) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("source")
+    for column in ("rows", "supported", "fitted to", "median", "mean", "p90", "worst", "bias", "pairs", "tau", "memory"):
+        table.add_column(column, justify="right")
+    for line in cast("list[dict[str, Any]]", sources.to_dict("records")):
+        errors = [_percent(line.get(key)) for key in ("median", "mean", "p90", "worst", "bias", "pairs_right")]
+        counts = [str(line[key]) for key in ("given", "supported", "fitted")]
+        table.add_row(escape(str(line["source"])), *counts, *errors, _number(line.get("tau")), _percent(line.get("memory_mean")))
+    return table
 
 
 def _percent(value: Any) -> str:
@@ -49,15 +65,6 @@ def _percent(value: Any) -> str:
 
 def _number(value: Any) -> str:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else f"{value:.2f}"
-
-
-def markdown_table(sources: pd.DataFrame) -> str:
-    """Return the table of sources as Markdown."""
-    lines = ["| source | rows | supported | median | mean | p90 | worst | bias | pairs ordered right |", "|---|---|---|---|---|---|---|---|---|"]
-    for line in cast("list[dict[str, Any]]", sources.to_dict("records")):
-        errors = [_percent(line.get(key)) or "-" for key in ("median", "mean", "p90", "worst", "bias", "pairs_right")]
-        lines.append(f"| {line['source']} | {line['given']} | {line['supported']} | {' | '.join(errors)} |")
-    return "\n".join(lines)
 
 
 def plot_published(rows: pd.DataFrame, path: str) -> None:

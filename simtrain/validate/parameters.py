@@ -151,8 +151,10 @@ _FITTED_HEAD = """# Fitted parameters
 Every number that was fitted to measurements, as shipped, written by `python -m validation.parameter_pages`; a test keeps this page equal to the files.
 
 - **Training eras**: `simtrain calibrate published`, on published training runs. Rates are multiples of what the kernel tables give; at most eight
-  parameters for an era on a family of kernels. *Left out* means predicted by a fit without that configuration (five folds by a hash of the
-  configuration, linearised about the fit) or without that source. An era without an entry keeps the priors of its software and kernels.
+  parameters for an era on a family of kernels. *Left out by configuration* means simulated with the values of a fit without that configuration (five
+  folds by a hash, `hardware/fits`), *by source* the same without that source, linearised about the fit. *With the priors* is what the era would
+  predict without a fit; a fit whose left-out rows, sources counting alike, are no better in the mean is not shipped
+  (`docs/decisions/0020-out-of-sample-is-what-is-printed.md`). An era without an entry keeps the priors of its software and kernels.
 - **Kernels**: `simtrain calibrate kernels`, on four fifths of a table of kernels; the rows below count all five fifths. What the parameters mean and
   what the fifth left out says: `docs/calibration.md`.
 - **Links inside nodes**: `simtrain calibrate collectives`, on four fifths of tables of nccl-tests; see `docs/collectives.md`.

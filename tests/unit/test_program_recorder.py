@@ -14,10 +14,11 @@ from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Program
 from simtrain.graph.recorder import DUAL, Recorder
 from simtrain.graph.template import Kind, Link, Template
-from simtrain.hardware import Software
+from simtrain.hardware import Cluster, Software
 from simtrain.hardware.software import Rates
-from simtrain.model import Transformer
+from simtrain.model import MoE, Transformer
 from simtrain.systems.dense.megatron_lm import MegatronLM
+from simtrain.systems.moe.megatron_moe import MegatronMoE
 from simtrain.systems.training import Microbatch
 from tests.tiny import MODEL, SOFTWARE, UNFUSED, cluster
 
@@ -366,6 +367,24 @@ def test_experts_outside_of_graphs_have_host_time_of_their_own() -> None:
     graphed = SOFTWARE.model_copy(update={"host_op_time": 1e-6, "ops_per_expert_block": 60, "expert_op_time": 3e-5})
     assert costs(graphed).host_floor(expert_blocks=1) == (pytest.approx(25e-6 + 60 * 3e-5), pytest.approx(45e-6 + 60 * 3e-5))
     assert costs(graphed.model_copy(update={"expert_op_time": None})).host_floor(expert_blocks=1)[0] == pytest.approx(85e-6)
+
+
+def test_fused_experts_leave_out_their_activation_and_the_casts_of_what_it_makes() -> None:
+    # dispatch -> cast -> fc1 [-> SwiGLU -> cast ->] fc2; backward cast -> fc2 [-> SwiGLU -> cast ->] fc1
+    model = MODEL.model_copy(update={"mlp": "swiglu", "moe": MoE(experts=8, top_k=2, expert_ffn=512), "hidden": 1024})
+    found: list[tuple[float, float]] = []
+    for dtype, is_fused in (("fp8", False), ("fp8", True), ("bf16", False), ("bf16", True)):
+        system = MegatronMoE(software=SOFTWARE.model_copy(update={"are_experts_fused": is_fused, "attention": "flash3"}))
+        priced = CostModel(Cluster.load("dgx_h100_eos"), system.software, dtype, model)
+        r = Recorder(Mesh((("tp", 1), ("cp", 1), ("dp", 1), ("pp", 1)), system.folds(1)), priced)
+        system.expert_block(r, model, Microbatch(1, 4096, 4096.0))
+        found.append((r.forward("f").alone, r.backward("b").alone))
+    plain, fused, half, half_fused = found
+    rows, kernels = 2 * 4096, CostModel(Cluster.load("dgx_h100_eos"), SOFTWARE, "fp8", model)
+    forward, backward = kernels.activation(rows, 512, "swiglu")
+    assert plain[0] - fused[0] == pytest.approx(forward + kernels.cast(rows * 512), rel=1e-4)
+    assert plain[1] - fused[1] == pytest.approx(backward + kernels.cast(rows * 1024), rel=1e-4)
+    assert half == half_fused
 
 
 def test_the_rate_of_collectives_counts_inside_a_node_only() -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Software
+from simtrain.validate.published import evaluate
 from simtrain.validate.published import fit as fitting
 from simtrain.validate.published.evaluate import predict, predict_all
 from simtrain.validate.published.models import model_of
+from simtrain.validate.published.record import FitRecord
 from simtrain.validate.published.scenario import scenario_of
 from simtrain.validate.published.score import equal_sources, pairs_of, row_table, source_table
 from simtrain.validate.published.table import PublishedRow, read_published
@@ -124,6 +126,7 @@ def test_pairs_count_as_kendall_does() -> None:
     assert pairs_of([4, 3, 2, 1], [1, 2, 3, 4]).tau == -1
     assert pairs_of([1, 3, 2, 4], [1, 2, 3, 4]) == (5, 1)
     assert pairs_of([1, 2], [5, 5]) == (0, 0)  # measured alike: nothing to order
+    assert pairs_of([1, 1, 3], [1, 2, 3], ["a", "a", "b"]) == (2, 0)  # one configuration, printed twice: no pair
 
 
 def test_rows_are_scored_by_source(tmp_path: Path) -> None:
@@ -162,6 +165,86 @@ def test_a_fit_finds_the_numbers_that_made_its_rows(tmp_path: Path) -> None:
     assert all(low <= value <= high for value, (low, high) in zip(found.values, found.intervals, strict=True))
     assert max(abs(ratio - 1) for ratio in found.ratios.values()) < 0.01
     assert max(abs(ratio - 1) for ratio in found.by_fold.values()) < 0.05
+
+
+def test_values_without_a_fold_do_not_know_its_rows() -> None:
+    """Rows of one fold are measured twice as slow as the truth: fits without that fold find the truth, the others do not; nor does the fit on all."""
+    rows = [row(id=f"x-{i}", hidden=h, ffn=str(4 * int(h)), tp=tp, pp="1", gbs=gbs) for i, (h, tp, gbs) in enumerate(
+        (h, tp, gbs) for h in ("1024", "2048", "4096") for tp in ("1", "2", "4") for gbs in ("16", "32", "64")
+    )]  # fmt: skip
+    times, odd = np.exp(fitting.log_times(rows, "ampere", {"gemm": 0.7})), rows[0].fold(fitting.FOLDS)
+    slow = [2.0 if r.fold(fitting.FOLDS) == odd else 1.0 for r in rows]
+    measured = [PublishedRow({**r.cells, "step_time_s": repr(float(t * f))}) for r, t, f in zip(rows, times, slow, strict=True)]
+    found = fitting.fit(fitting.Problem(measured, "ampere", ("gemm",)), {"gemm": 0.8}, workers=1)
+    values = {part: value["gemm"] for part, value in found.left_out.items()}
+    assert set(values) == {f"fold {k}" for k in range(fitting.FOLDS)}  # no row is beyond 512 accelerators
+    assert values[f"fold {odd}"] == pytest.approx(0.7, rel=0.02)
+    assert all(value < 0.68 for part, value in values.items() if part != f"fold {odd}")
+    assert found.values[0] < 0.68
+    for r, factor in zip(measured, slow, strict=True):
+        assert factor == 1 or found.by_fold[r.id] == pytest.approx(0.5, rel=0.05)  # the truth over twice of it
+
+
+def test_an_era_keeps_what_the_one_before_hands_on() -> None:
+    """Rows made with gemm 0.7 and memory 0.6; told gemm, the fit of memory alone finds it, and every part left out has its own gemm."""
+    rows = [row(id=f"x-{i}", hidden=h, ffn=str(4 * int(h)), tp=tp, pp="1") for i, (h, tp) in enumerate((h, tp) for h in ("1024", "4096") for tp in "124")]
+    times = np.exp(fitting.log_times(rows, "ampere", {"gemm": 0.7, "memory": 0.6}))
+    measured = [PublishedRow({**r.cells, "step_time_s": repr(float(t))}) for r, t in zip(rows, times, strict=True)]
+    given = {"all": {"gemm": 0.7}, "fold 0": {"gemm": 0.65}}
+    found = fitting.fit(fitting.Problem(measured, "ampere", ("memory",), given=given), {"memory": 0.9}, workers=1)
+    assert found.names == ("memory",)
+    assert found.values[0] == pytest.approx(0.6, rel=0.05)
+    assert [found.left_out[f"fold {k}"]["gemm"] for k in range(fitting.FOLDS)] == [0.65, 0.7, 0.7, 0.7, 0.7]
+
+
+def test_printings_of_one_configuration_share_a_fold() -> None:
+    assert row(framework="NeMo 26.02", source_key="a").fingerprint == row(framework="NeMo 26.04", source_key="b", step_time_s="9").fingerprint
+    assert row().fingerprint != row(tp="8").fingerprint
+
+
+@pytest.mark.parametrize("name", FitRecord.names())
+def test_records_of_fits_belong_to_what_is_shipped(name: str) -> None:
+    """The values without a part lie inside the bounds, name what is fitted, and differ from those on all rows by no more than a Newton step may."""
+    record, software = FitRecord.load(name), Software.load(name)
+    [fitted] = [set(names) for names in software.intervals.values()]
+    folds = {f"fold {k}" for k in range(fitting.FOLDS)}
+    assert folds <= set(record.left_out) <= folds | {fitting.BEYOND}
+    for values in record.left_out.values():
+        assert set(values) >= fitted  # and what an earlier era hands on
+        for parameter, value in values.items():
+            limits = fitting.PARAMETERS[parameter.partition(":")[0]]
+            assert limits.low * 0.999 <= value <= limits.high * 1.001, (name, parameter)
+    assert len(fitted) <= 8
+
+
+def test_every_fit_has_a_record_of_what_it_saw() -> None:
+    fitted = {name for name in Software.names() if Software.load(name).intervals}
+    assert set(FitRecord.names()) <= fitted  # eras without a record count as fitted to all of their rows
+
+
+def test_a_fit_without_a_record_is_out_of_sample_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "record_of", lambda software: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+    fitted = predict(row(sharding="FSDP", framework="llm-foundry", pp="1", tp="1", model_name="mpt-1b", gbs="64"))
+    assert (fitted.is_fitted, fitted.left_out, fitted.step_time is None) == (True, None, False)
+    assert predict(row()).left_out is not None
+
+
+def test_a_row_that_was_fitted_to_is_predicted_without_its_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that saw the row, with gemm halved in its fold: the left-out prediction is slower, the shipped one is not; a row unseen has one of both."""
+    seen = row(sharding="FSDP", framework="llm-foundry", pp="1", tp="1", model_name="mpt-1b", gbs="64")
+    name = scenario_of(seen).scenario.system.model_dump()["software"]["name"]
+    fold = f"fold {seen.fold(fitting.FOLDS)}"
+    parts = {f"fold {k}": {"gemm": 0.45 if f"fold {k}" == fold else 0.9} for k in range(fitting.FOLDS)}
+    record = FitRecord(fitted_to=(seen.fingerprint,), left_out=parts)
+    monkeypatch.setattr(evaluate, "record_of", lambda software: record if software == name else None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+    known, unknown = predict(seen), predict(row(**{**dict(seen.cells), "gbs": "128"}))
+
+    assert known.is_fitted
+    assert not unknown.is_fitted
+    assert known.left_out is not None
+    assert known.step_time is not None
+    assert known.left_out > 1.2 * known.step_time
+    assert unknown.left_out == unknown.step_time
 
 
 def test_fitted_files_say_on_which_kernels_and_how_well() -> None:

@@ -78,10 +78,11 @@ class MegatronMoE(MegatronLM):
             moved = rows * self.software.permute_passes / 2  # half of the passes on the way in, half on the way out
             r.permute(moved, m.hidden)
             self.exchange(r, m, own, x.top_k)
-            r.grouped_matmul(rows / local, m.hidden, x.expert_ffn * (m.mlp_matrices - 1), local, "experts_fc1")
+            is_fused = self.software.are_experts_fused and r.costs.is_narrow
+            r.grouped_matmul(rows / local, m.hidden, x.expert_ffn * (m.mlp_matrices - 1), local, "experts_fc1", (True, not is_fused))
             with r.region("activation", saves=rows * x.expert_ffn * (m.mlp_matrices - 1) * r.costs.dtype_bytes):
-                r.activation(rows, x.expert_ffn, m.mlp)
-            r.grouped_matmul(rows / local, x.expert_ffn, m.hidden, local, "experts_fc2")
+                r.activation(rows, x.expert_ffn, m.mlp, is_fused_away=is_fused)
+            r.grouped_matmul(rows / local, x.expert_ffn, m.hidden, local, "experts_fc2", (not is_fused, True))
             self.exchange(r, m, own, x.top_k)
             r.permute(moved, m.hidden, "unpermute")
         if x.shared_experts:

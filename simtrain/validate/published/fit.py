@@ -4,8 +4,11 @@ The objective is a sum of squares: the log ratio of predicted to measured step t
 [1]_, and how far each number strays from its prior. Gauss and Newton's method goes towards the minimum; the derivative is taken by running the
 rows again with each number changed a little. Predictions come from the ordinary path, not from a closed form.
 
-Errors out of sample need no further runs: leaving rows out changes the numbers by one Newton step of the same linearised problem, and the
-predictions of what was left out by its derivative times that step.
+Rows are left out in five folds by a hash of their configuration, and those beyond :data:`SMALL` accelerators once more all together. Leaving a part
+out changes the numbers by one Newton step of the linearised problem of the other rows; what was left out is then simulated with these numbers. The
+fit starts from the priors of the era, never from an earlier fit, which would have seen the rows left out.
+
+A fit is better than no fit, and shipped, if the mean error of the rows left out is below that of the priors, sources counting alike.
 
 References
 ----------
@@ -18,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +30,9 @@ from numpy.typing import NDArray
 from simtrain.errors import InputError, SimtrainError
 from simtrain.hardware import Cluster, Software
 from simtrain.hardware.software import Rates
-from simtrain.study.run import run_scenario
 from simtrain.study.settings import Scenario
-from simtrain.validate.published.evaluate import FIDELITY, REUSE, engine_of
 from simtrain.validate.published.scenario import scenario_of
+from simtrain.validate.published.simulate import simulated
 from simtrain.validate.published.table import PublishedRow
 
 Array = NDArray[np.float64]
@@ -87,8 +89,17 @@ HALVINGS = 3
 ROUNDS = 4
 """Newton steps at most."""
 
+CURVED = 0.1
+"""Length of a step after which derivatives are taken anew."""
+
 FOLDS = 5
 """Parts by configuration for errors out of sample."""
+
+SMALL = 512
+"""Accelerators up to which rows say how larger runs are predicted."""
+
+BEYOND = f"beyond {SMALL} accelerators"
+"""The part that is left out for it."""
 
 
 class Fit(NamedTuple):
@@ -102,10 +113,14 @@ class Fit(NamedTuple):
     """Parameters that ran to a bound: something is missing in the model."""
     ratios: dict[str, float]
     """Predicted over measured by row, in sample."""
+    prior: dict[str, float]
+    """The same without a fit: with the era's priors and the clusters' present cards."""
     by_fold: dict[str, float]
     """The same from a fit without the row's fold."""
     by_source: dict[str, float]
-    """The same from a fit without the row's source; empty with one source."""
+    """The same from a fit without the row's source, linearised; empty with one source."""
+    left_out: dict[str, dict[str, float]]
+    """Values of the fits that leave out a part, by part: folds, and :data:`BEYOND` if that leaves rows of both kinds."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +130,14 @@ class Problem:
     rows: Sequence[PublishedRow]
     kernels: str
     names: tuple[str, ...]
-    clusters: tuple[str, ...] = ()
-    """Clusters whose cards are fitted too, each as ``nic_efficiency`` of its own."""
+    clusters: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Clusters whose cards are fitted too, each as ``nic_efficiency`` of its own, and the prior of that."""
+    given: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    """Values that an earlier era hands on, ``all`` for those fitted to all of its rows, and by part that is left out."""
+
+    def handed_on(self, part: str = "all") -> Mapping[str, float]:
+        """Return what is handed on when a part is left out."""
+        return self.given.get(part) or self.given.get("all", {})
 
 
 def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Scenario:
@@ -137,7 +158,7 @@ def changed(scenario: Scenario, kernels: str, values: Mapping[str, float]) -> Sc
 _CHANGED: dict[Hashable, tuple[Scenario, Software, Cluster]] = {}
 
 
-def _changed_once(scenario: Scenario, kernels: str, values: tuple[tuple[str, float], ...]) -> Scenario:
+def changed_once(scenario: Scenario, kernels: str, values: tuple[tuple[str, float], ...]) -> Scenario:
     """Return :func:`changed` with one software and one cluster object for all rows that share them, so that costs are found again."""
     key = (id(scenario.system.software), id(scenario.cluster), kernels, values)
     if key not in _CHANGED:
@@ -149,10 +170,8 @@ def _changed_once(scenario: Scenario, kernels: str, values: tuple[tuple[str, flo
 
 
 def start_of(scenario: Scenario, kernels: str, name: str) -> float:
-    """Return the present value of a parameter."""
+    """Return the value of a parameter that a scenario has."""
     software = scenario.system.software
-    if name.startswith("nic_efficiency:"):
-        return scenario.cluster.node.nic.efficiency * scenario.cluster.fabric_efficiency
     if name in Rates.model_fields:
         rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
         value = getattr(rates, name)
@@ -160,21 +179,37 @@ def start_of(scenario: Scenario, kernels: str, name: str) -> float:
         return float(fallback if value is None else value)
     if name == "expert_op_time" and software.expert_op_time is None:
         return software.host_op_time
+    if name == "step_overhead" and not software.step_overhead:
+        return 5e-3
     return float(getattr(software, name))
 
 
-def log_times(rows: Sequence[PublishedRow], kernels: str, values: Mapping[str, float], pool: ProcessPoolExecutor | None = None) -> Array:
-    """Return the logarithm of the predicted step time of each row; NaN where it cannot be simulated."""
-    arguments = [(row, kernels, dict(values)) for row in rows]
-    found = pool.map(_log_time, arguments, chunksize=2) if pool else map(_log_time, arguments)
-    return np.array(list(found))
+def log_times(
+    rows: Sequence[PublishedRow], kernels: str, values: Mapping[str, float] | Sequence[Mapping[str, float]], pool: ProcessPoolExecutor | None = None
+) -> Array:
+    """Return the logarithm of the predicted step time of each row, with the values of all or of each; NaN where it cannot be simulated."""
+    each = [values] * len(rows) if isinstance(values, Mapping) else values
+    # Releases of a table repeat configurations: each is run once.
+    keys = [(_run_of(row), tuple(own.items())) for row, own in zip(rows, each, strict=True)]
+    arguments = {key: (row, kernels, dict(own)) for key, row, own in zip(keys, rows, each, strict=True)}
+    found = dict(zip(arguments, (pool.map(_log_time, arguments.values(), chunksize=2) if pool else map(_log_time, arguments.values())), strict=True))
+    return np.array([found[key] for key in keys])
+
+
+def _run_of(row: PublishedRow) -> str:
+    """Return all that decides a row's prediction; the row's name where it cannot be simulated."""
+    try:
+        s = scenario_of(row, is_fitted=False).scenario
+    except SimtrainError:
+        return row.id
+    return f"{s.system!r} {s.workload!r} {s.cluster!r}"
 
 
 def _log_time(argument: tuple[PublishedRow, str, dict[str, float]]) -> float:
     row, kernels, values = argument
     try:
-        scenario = _changed_once(scenario_of(row).scenario, kernels, tuple(values.items()))
-        return math.log(run_scenario(scenario, fidelity=FIDELITY, engine=engine_of(scenario), reuse=REUSE).metrics["step_time"])
+        scenario = changed_once(scenario_of(row, is_fitted=False).scenario, kernels, tuple(values.items()))
+        return math.log(simulated(scenario)["step_time"])
     except SimtrainError:
         return math.nan
 
@@ -193,23 +228,25 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
         raise InputError(f"{len(rows)} rows cannot tell {len(names)} parameters; give at least {3 * len(names)}")
     limits = [PARAMETERS[name.partition(":")[0]] for name in names]
     low, high = np.log([p.low for p in limits]), np.log([p.high for p in limits])
-    present = dict(starts or {})
-    for row in rows:
-        if all(name in present for name in names):
-            break
-        scenario = scenario_of(row).scenario
-        for name in names:
-            if name not in present and (not name.startswith("nic_efficiency:") or scenario.cluster.name == name.partition(":")[2]):
-                present[name] = start_of(scenario, problem.kernels, name)
-    prior = np.clip(np.log([max(present[name], p.low) for name, p in zip(names, limits, strict=True)]), low, high)
+    present = {**{f"nic_efficiency:{c}": value for c, value in problem.clusters.items()}, **(starts or {})}
+    first = scenario_of(rows[0], is_fitted=False).scenario
+    present = {name: start_of(first, problem.kernels, name) for name in names} | dict(problem.handed_on()) | present
+    logs = lambda values: np.clip(np.log([max(values[name], p.low) for name, p in zip(names, limits, strict=True)]), low, high)  # noqa: E731
+    prior = logs(present)
     measured = np.log([row.step_time or math.nan for row in rows])
-    point = prior.copy()
+    # Where a fit is shipped, the search begins there: it is short, and what is believed beforehand stays the prior.
+    point = logs(present | (_shipped(rows[0], problem.kernels, names) if starts is None else {}))
     with ProcessPoolExecutor(workers) as pool:
-        run = lambda x: log_times(rows, problem.kernels, dict(zip(names, np.exp(x).tolist(), strict=True)), pool)  # noqa: E731
+        run = lambda x: log_times(rows, problem.kernels, {**problem.handed_on(), **_named(names, x)}, pool)  # noqa: E731
+        unfitted = log_times(rows, problem.kernels, problem.handed_on(), pool) - measured
         residual = run(point) - measured
         slopes = np.zeros((len(rows), len(names)))
+        moved = math.inf
         for number in range(ROUNDS):
-            slopes = np.stack([(run(point + _nudge(i, len(names))) - residual - measured) / STEP for i in range(len(names))], axis=1)
+            if moved > CURVED:
+                # Away from a bound: beyond it a parameter may mean nothing (a share of more than one).
+                change = np.where(point + STEP > high, -STEP, STEP)
+                slopes = np.stack([(run(point + np.eye(len(names))[i] * change[i]) - residual - measured) / change[i] for i in range(len(names))], axis=1)
             step = _step(residual, slopes, point, prior, limits, _weights(rows, residual))
             following, after = _descend(run, rows, measured, (point, residual), step, (low, high), (prior, limits))
             say(f"round {number + 1}: rms {_rms(residual):.4f} -> {_rms(after):.4f}; " + ", ".join(f"{n} {math.exp(v):.4g}" for n, v in zip(names, following)))
@@ -217,7 +254,64 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
             point, residual = following, after
             if moved < 0.01:
                 break
-    return _summary(rows, names, point, residual, slopes, prior, limits, low, high)
+        without = _Without(rows, residual, slopes, point, prior, limits, (low, high))
+        folds = np.array([row.fold(FOLDS) for row in rows])
+        left_out = {f"fold {k}": without(folds == k) for k in range(FOLDS)}
+        is_large = np.array([(row.count("num_gpus") or 0) > SMALL for row in rows])
+        if is_large.any() and not is_large.all():
+            left_out[BEYOND] = without(is_large)
+        named = {part: {**problem.handed_on(part), **_named(names, x)} for part, x in left_out.items()}
+        by_fold = log_times(rows, problem.kernels, [named[f"fold {k}"] for k in folds], pool) - measured
+    found = _summary(rows, names, point, residual, slopes, limits, (low, high))
+    ratios = lambda values: {row.id: float(math.exp(v)) for row, v in zip(rows, values, strict=True) if row.id in found.ratios}  # noqa: E731
+    sources = sorted({row.source for row in rows})
+    by_source = residual.copy()
+    for source in sources:
+        out = np.array([row.source == source for row in rows])
+        by_source[out] = (residual + slopes @ (without(out) - point))[out]
+    return found._replace(
+        prior=ratios(unfitted), by_fold=ratios(by_fold), by_source=ratios(by_source) if len(sources) > 1 else {},
+        left_out=named,
+    )  # fmt: skip
+
+
+def _shipped(row: PublishedRow, kernels: str, names: Sequence[str]) -> dict[str, float]:
+    """Return the rates and times of the shipped fit, none if there is none."""
+    scenario = scenario_of(row).scenario
+    if kernels not in scenario.system.software.intervals:
+        return {}
+    return {name: start_of(scenario, kernels, name) for name in names if not name.startswith("nic_efficiency:")}
+
+
+class _Without(NamedTuple):
+    """Fits without some of the rows."""
+
+    rows: Sequence[PublishedRow]
+    residual: Array
+    slopes: Array
+    point: Array
+    prior: Array
+    limits: Sequence[Parameter]
+    bounds: tuple[Array, Array]
+
+    def __call__(self, out: NDArray[np.bool_]) -> Array:
+        """Return the point that rows other than ``out`` lead to: one Newton step of their linearised problem."""
+        weights = np.where(out, 0.0, _weights(self.rows, self.residual))
+        step = _step(self.residual, self.slopes, self.point, self.prior, self.limits, weights)
+        return np.clip(self.point + step, *self.bounds)
+
+
+def _named(names: Sequence[str], point: Array) -> dict[str, float]:
+    return dict(zip(names, np.exp(point).tolist(), strict=True))
+
+
+def mean_error(rows: Sequence[PublishedRow], ratios: Mapping[str, float]) -> float:
+    """Return the mean size of the errors, every source counting alike."""
+    errors: dict[str, list[float]] = {}
+    for row in rows:
+        if row.id in ratios:
+            errors.setdefault(row.source, []).append(abs(ratios[row.id] - 1))
+    return float(np.mean([np.mean(mine) for mine in errors.values()]))
 
 
 def _descend(
@@ -242,10 +336,6 @@ def _objective(rows: Sequence[PublishedRow], residual: Array, point: Array, prio
     damped = np.where(size <= HUBER, size**2, HUBER * (2 * size - HUBER))
     spread = np.array([p.spread for p in limits])
     return float((_alike(rows) * damped).sum() / NOISE**2 + (((point - prior) / spread) ** 2).sum())
-
-
-def _nudge(index: int, size: int) -> Array:
-    return np.eye(size)[index] * STEP
 
 
 def _rms(residual: Array) -> float:
@@ -279,26 +369,13 @@ def _step(residual: Array, slopes: Array, point: Array, prior: Array, limits: Se
 
 
 def _summary(
-    rows: Sequence[PublishedRow], names: tuple[str, ...], point: Array, residual: Array, slopes: Array, prior: Array, limits: Sequence[Parameter],
-    low: Array, high: Array,
+    rows: Sequence[PublishedRow], names: tuple[str, ...], point: Array, residual: Array, slopes: Array, limits: Sequence[Parameter],
+    bounds: tuple[Array, Array],
 ) -> Fit:  # fmt: skip
-    weights = _weights(rows, residual)
+    """Return values, intervals and errors in sample."""
+    weights, (low, high) = _weights(rows, residual), bounds
     known = (weights > 0) & np.isfinite(slopes).all(axis=1)
     ratios = {row.id: float(math.exp(r)) for row, r, k in zip(rows, residual, known, strict=True) if k}
-
-    def without(left_out: NDArray[np.bool_]) -> Array:
-        step = _step(residual, slopes, point, prior, limits, np.where(left_out, 0.0, weights))
-        return residual + slopes @ (np.clip(point + step, low, high) - point)
-
-    by_fold, by_source = residual.copy(), residual.copy()
-    for fold in range(FOLDS):
-        out = np.array([row.fold(FOLDS) == fold for row in rows])
-        by_fold[out] = without(out)[out]
-    sources = sorted({row.source for row in rows})
-    for source in sources if len(sources) > 1 else []:
-        out = np.array([row.source == source for row in rows])
-        by_source[out] = without(out)[out]
-    as_ratios = lambda values: {row.id: float(math.exp(v)) for row, v, k in zip(rows, values, known, strict=True) if k}  # noqa: E731
     a, w = slopes[known], weights[known]
     tightness = np.diag([NOISE**2 / p.spread**2 for p in limits])
     variance = float((w * residual[known] ** 2).sum() / max(1, known.sum() - len(names)))
@@ -306,7 +383,7 @@ def _summary(
     intervals = tuple((float(math.exp(v - 1.645 * d)), float(math.exp(v + 1.645 * d))) for v, d in zip(point, deviation, strict=True))
     at_bound = tuple(name for name, v, lo, hi in zip(names, point, low, high, strict=True) if v <= lo + 1e-6 or v >= hi - 1e-6)
     values = tuple(float(math.exp(v)) for v in point)
-    return Fit(names, values, intervals, at_bound, ratios, as_ratios(by_fold), as_ratios(by_source) if len(sources) > 1 else {})
+    return Fit(names, values, intervals, at_bound, ratios, {}, {}, {}, {})
 
 
 def errors_text(ratios: Mapping[str, float]) -> str:

@@ -1,7 +1,8 @@
 """Intervals of predictions from the errors of other rows of the same era.
 
 The interval of a row comes from rows of other configurations only: its fold is left out, and the quantiles of measured over predicted time of
-the rest of its era, widened for their number [1]_, bound what is to be expected. Eras with few rows take those of all.
+the rest of its era, widened for their number [1]_, bound what is to be expected. Eras with few rows take those of all. Predictions are those out of
+sample, of the row itself and of the others.
 
 References
 ----------

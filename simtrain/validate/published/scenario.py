@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar, cast
 
 from simtrain.errors import SimtrainError, UnsupportedError
-from simtrain.hardware import Cluster, Kernels, Software
+from simtrain.hardware import Cluster, Software
 from simtrain.model import Transformer
 from simtrain.spec import Spec
 from simtrain.study.settings import Scenario
@@ -35,8 +35,8 @@ class RowScenario(NamedTuple):
     notes: tuple[str, ...]
 
 
-def scenario_of(row: PublishedRow) -> RowScenario:
-    """Return the run that a row describes.
+def scenario_of(row: PublishedRow, is_fitted: bool = True) -> RowScenario:
+    """Return the run that a row describes, under the fit of its software era if there is one, or with ``is_fitted=False`` under the era's priors.
 
     Raises
     ------
@@ -58,7 +58,8 @@ def scenario_of(row: PublishedRow) -> RowScenario:
     software = stack.software
     if software == "torchtitan_2024" and "eager" in row.text("notes").lower():
         software = "torchtitan_2024_eager"
-    software = _fitted(software, cluster.node.accelerator.kernels.rates_key)
+    if is_fitted:
+        software = _fitted(software, cluster.node.accelerator.kernels.rates_key)
     settings |= {"software": software, "is_sequence_parallel": _is_sequence_parallel(row, stack, degrees), **_software(row, stack, software, cluster, notes)}
     if "async tp" in row.text("notes").lower():
         stack = stack._replace(tp_pieces=4)
@@ -111,19 +112,6 @@ def _software_of(name: str, changes: tuple[tuple[str, Any], ...]) -> Software:
 def _fitted(software: str, kernels: str) -> str:
     """Return the file of an era that was fitted on a family of kernels, or the era's own."""
     return fitted if (fitted := f"{software}_{kernels}") in _names() else software
-
-
-def base_of(software: str) -> str:
-    """Return the era that a fitted file belongs to, or the name itself."""
-    for base in sorted(_names(), key=len, reverse=True):
-        if software.startswith(f"{base}_") and software[len(base) + 1 :] in _kernels():
-            return base
-    return software
-
-
-@cache
-def _kernels() -> frozenset[str]:
-    return frozenset(Kernels.names())
 
 
 @cache

@@ -1,6 +1,7 @@
-"""Errors of predictions by source, and how often the faster of two configurations of a sweep is told.
+"""Errors of predictions by source, as shipped and out of sample, and how often the faster of two configurations of a sweep is told.
 
-Throughput per accelerator is what a sweep is ordered by: it chooses the configuration. Pairs whose measurements are equal order nothing.
+Throughput per accelerator is what a sweep is ordered by: it chooses the configuration. Pairs whose measurements are equal order nothing, and rows that
+repeat one configuration (in another release of a table) are no pair.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Pairs(NamedTuple):
         return 2 * self.share - 1
 
 
-def pairs_of(predicted: Sequence[float], measured: Sequence[float]) -> Pairs:
-    """Count the pairs that two orders agree and disagree on.
+def pairs_of(predicted: Sequence[float], measured: Sequence[float], names: Sequence[object] = ()) -> Pairs:
+    """Count the pairs that two orders agree and disagree on; two of one name are repetitions and no pair.
 
     Examples
     --------
@@ -45,6 +46,8 @@ def pairs_of(predicted: Sequence[float], measured: Sequence[float]) -> Pairs:
     upper = np.triu_indices(len(p), 1)
     agree = np.sign(p[upper[0]] - p[upper[1]]) * np.sign(m[upper[0]] - m[upper[1]])
     untied = m[upper[0]] != m[upper[1]]
+    if len(names):
+        untied &= np.asarray(names)[upper[0]] != np.asarray(names)[upper[1]]
     right = int((agree[untied] > 0).sum())
     return Pairs(right, int(untied.sum()) - right)
 
@@ -56,12 +59,24 @@ def row_table(predictions: Iterable[Prediction]) -> pd.DataFrame:
             "id": p.row.id, "source": p.row.source, "grade": p.row.text("config_grade"), "gpu": p.row.text("gpu"), "model": p.row.text("model_name"),
             "num_gpus": p.row.count("num_gpus"), "seq_len": p.row.count("seq_len"), "global_batch_size": p.row.count("gbs"), "software": p.software,
             "kernels": p.kernels, "cluster": p.cluster, "predicted": p.step_time, "measured": p.row.step_time, "error": p.error,
+            "is_fitted": p.is_fitted, "left_out": p.left_out, "left_out_error": p.left_out_error, "from_small": p.from_small,
             "predicted_memory": p.memory, "measured_memory": p.row.memory, "memory_error": p.memory_error, "notes": "; ".join(p.notes),
-            "unsupported": p.unsupported, "sweep": " ".join(p.row.sweep),
+            "unsupported": p.unsupported, "sweep": " ".join(p.row.sweep), "configuration": p.row.fingerprint,
         }
         for p in predictions
     ]  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def out_of_sample(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with predictions and errors by numbers that were not fitted to them, in the place of those as shipped."""
+    return rows.assign(predicted=rows["left_out"], error=rows["left_out_error"])
+
+
+def from_small(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of large runs with predictions and errors by numbers fitted to small runs."""
+    known: Any = rows.dropna(subset=["from_small"])
+    return known.assign(predicted=known["from_small"], error=known["from_small"] / known["measured"] - 1)
 
 
 def score(rows: pd.DataFrame, error: str = "error") -> dict[str, float]:
@@ -83,7 +98,7 @@ def sweep_pairs(rows: pd.DataFrame) -> Pairs:
     known: Any = rows.dropna(subset=["predicted", "measured"])
     for _, sweep in known.groupby("sweep"):
         work = sweep["global_batch_size"] * sweep["seq_len"] / sweep["num_gpus"]
-        found = pairs_of((work / sweep["predicted"]).tolist(), (work / sweep["measured"]).tolist())
+        found = pairs_of((work / sweep["predicted"]).tolist(), (work / sweep["measured"]).tolist(), sweep["configuration"].tolist())
         right, wrong = right + found.right, wrong + found.wrong
     return Pairs(right, wrong)
 
@@ -94,7 +109,7 @@ def source_table(rows: pd.DataFrame) -> pd.DataFrame:
     table: Any = rows
     for source, group in table.groupby("source"):
         pairs, supported = sweep_pairs(group), group["predicted"].notna()
-        line: dict[str, object] = {"source": source, "given": len(group), "supported": int(supported.sum())}
+        line: dict[str, object] = {"source": source, "given": len(group), "supported": int(supported.sum()), "fitted": int(group["is_fitted"].sum())}
         line |= score(group) | {"pairs_right": pairs.share, "tau": pairs.tau}
         if group["memory_error"].notna().any():
             line |= {f"memory_{key}": value for key, value in score(group, "memory_error").items() if key in ("mean", "p90")}

@@ -87,9 +87,17 @@ class PublishedRow:
         """What stays the same inside one sweep: source, model, hardware and sequence length."""
         return tuple(self.text(c) for c in ("source_key", "model_name", "gpu", "seq_len"))
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what ran on what: the configuration without its source and release, so that all printings of a recipe share it."""
+        source, task, _, *rest = self.configuration
+        assert source == self.source
+        # The letter keeps YAML from reading 1e5... as a number.
+        return "c" + hashlib.sha256("|".join((task, *rest)).encode()).hexdigest()[:8]
+
     def fold(self, folds: int) -> int:
-        """Return the fold of the row's configuration: a hash, so that repetitions share it and no order matters."""
-        return int(hashlib.sha256("|".join(self.configuration).encode()).hexdigest()[:8], 16) % folds
+        """Return the fold of the row by its fingerprint: repetitions and later releases of a recipe share it, and no order matters."""
+        return int(self.fingerprint[1:], 16) % folds
 
 
 def read_published(path: Path) -> list[PublishedRow]:
