@@ -232,8 +232,8 @@ MEASURED = {
     ("gpt-h3072-l30", 64): "",
     ("gpt-h6144-l40", 256): "chosen microbatch 4 ran 9.2 % slower than the best, 2: predicted within 0.2 % of each other. Against its prediction it ran "
     "8 to 9 % slower than 2 and 8 at the same degrees, which nothing smooth in the size explains",
-    ("gpt-h8192-l48", 512): "chosen tp 4, pp 8 ran 10.0 % slower than the best. There microbatches of 2 to 4 are predicted 12 to 17 % too fast, those of 6 and 12 "
-    "within 4 %, as the measured step falls by 8 % from 4 to 6; all of tp 2 are predicted 14 to 36 % too fast, all of tp 1 and 8 within 8 %. "
+    ("gpt-h8192-l48", 512): "chosen tp 4, pp 8 ran 10.0 % slower than the best. There microbatches of 2 to 4 are predicted 12 to 17 % too fast, those of 6 and "
+    "12 within 4 %, as the measured step falls by 8 % from 4 to 6; all of tp 2 are predicted 14 to 36 % too fast, all of tp 1 and 8 within 8 %. "
     "Other groups show nothing of it",
     ("gpt-h12288-l96", 512): "",
 }  # fmt: skip

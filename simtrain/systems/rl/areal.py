@@ -95,7 +95,7 @@ def _rows(
 
 
 _MISSED = {
-    (32, 64): "verl comes out 5 % slower and AReaL 16 % faster than drawn. As drawn, verl gains 47 % from 32 to 64 GPUs and 10 % from 64 to 128; it gains 32 and 23 % here"
+    (32, 64): "verl comes out 5 % slower and AReaL 16 % faster than drawn; as drawn, verl gains 47 % from 32 to 64 GPUs and 10 % to 128, here 32 and 23 %"
 }
 
 
