@@ -3,7 +3,9 @@
 With sequence parallelism (Korthikanti et al. 2022) the activations between the layers are sharded over the
 tokens: a column-parallel layer gathers them first, a row-parallel one scatters its output. In backward the
 column-parallel layer gathers its saved shard again under the data gradient and reduces the gradient under the
-weight gradient, each on the communicator's stream (``LinearWithGradAccumulationAndAsyncCommunication``).
+weight gradient, each on the communicator's stream (``LinearWithGradAccumulationAndAsyncCommunication``). Stacks before
+that autograd function reduce the gradient after both products, in the backward of a function of its own
+(``_CopyToModelParallelRegion``): a software record with ``hides_input_gradient: false``.
 
 With ``chunks > 1`` the exposed gather or scatter is cut into pieces that run beside the pieces of the product
 (MegaScale section 3.2; Wang et al., ASPLOS'23).
@@ -47,12 +49,20 @@ def column_parallel(
             r.emit_matmul(p, tokens, k, n, name, is_16bit=is_16bit)
 
     def backward(p: Program) -> None:
-        gathered = r.emit_collective(p, "all_gather", axis, nbytes, is_async=True) if is_sequence_parallel else None
+        hides = r.costs.software.hides_input_gradient
+        gathered = r.emit_collective(p, "all_gather", axis, nbytes, is_async=hides) if is_sequence_parallel else None
         r.emit_matmul(p, tokens, n, k, f"{name}.dgrad", is_16bit=is_16bit)
-        p.wait(gathered)
-        reduced = r.emit_collective(p, "reduce_scatter" if is_sequence_parallel else "all_reduce", axis, nbytes, is_async=True)
+        if hides:
+            p.wait(gathered)
+        else:
+            weight_gradient(p)
+        reduced = r.emit_collective(p, "reduce_scatter" if is_sequence_parallel else "all_reduce", axis, nbytes, is_async=hides)
+        if hides:
+            weight_gradient(p)
+            p.wait(reduced)
+
+    def weight_gradient(p: Program) -> None:
         r.emit_matmul(p, k, int(tokens), n, f"{name}.wgrad", is_gradient=True, is_16bit=is_16bit)
-        p.wait(reduced)
 
     r.record(forward, backward, kept, nbytes + tokens * n * r.costs.dtype_bytes, "input")
 

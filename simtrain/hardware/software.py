@@ -63,6 +63,9 @@ class Software(NamedSpec):
     accumulates_in_product: bool = True
     """Whether the product that makes a weight's gradient adds it to the accumulator (Megatron's fused accumulation); if not, it is written and another
     kernel adds it, or copies it into the buffer that is reduced."""
+    hides_input_gradient: bool = True
+    """Whether the reduction of a column-parallel layer's input gradient runs beside the product of its weight gradient (Megatron-LM from 2022
+    on); if not, after it."""
     stops_recomputing: bool = False
     """Whether a recomputed layer is repeated only as far as its backward reads it, which leaves out the last product (PyTorch's non-reentrant
     checkpoint); Megatron's own repeats all of it."""

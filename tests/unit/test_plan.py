@@ -230,10 +230,12 @@ def test_what_does_not_fit_anywhere_is_said() -> None:
 
 MEASURED = {
     ("gpt-h3072-l30", 64): "",
-    ("gpt-h6144-l40", 256): "chosen microbatch 4 ran 9.2 % slower than the best, 2: predicted within 0.1 % of each other",
-    ("gpt-h8192-l48", 512): "chosen tp 4 ran 10.0 % slower than the best: with tp 2 and 4, microbatches of 2 to 4 sequences were measured slower than "
-    "those of 6, which no cost here explains",
-    ("gpt-h12288-l96", 512): "chosen tp 8, pp 16 ran 3.3 % slower than the best, tp 4, pp 32: predicted within 0.3 % of each other",
+    ("gpt-h6144-l40", 256): "chosen microbatch 4 ran 9.2 % slower than the best, 2: predicted within 0.2 % of each other. Against its prediction it ran "
+    "8 to 9 % slower than 2 and 8 at the same degrees, which nothing smooth in the size explains",
+    ("gpt-h8192-l48", 512): "chosen tp 4, pp 8 ran 10.0 % slower than the best. There microbatches of 2 to 4 are predicted 12 to 17 % too fast, those of 6 and "
+    "12 within 4 %, as the measured step falls by 8 % from 4 to 6; all of tp 2 are predicted 14 to 36 % too fast, all of tp 1 and 8 within 8 %. "
+    "Other groups show nothing of it",
+    ("gpt-h12288-l96", 512): "",
 }  # fmt: skip
 """Groups of the measured sweep, and why a chosen plan is more than 3 % slower than the best measured one."""
 
@@ -242,7 +244,9 @@ MEASURED = {
     "group", [pytest.param(g, marks=[pytest.mark.xfail(strict=True, reason=why)] if why else []) for g, why in MEASURED.items()], ids=lambda g: f"{g[0]}-{g[1]}"
 )  # fmt: skip
 def test_the_chosen_plan_is_near_the_best_measured(group: tuple[str, int], measured_tables: Path) -> None:
-    """The step predicted to be the fastest of those measured by vTrain, against the fastest measured. Nothing was fitted to these rows."""
+    """The step predicted to be the fastest of those measured by vTrain, against the fastest measured. Nothing was fitted to these rows.
+
+    That stacks of 2021 reduce input gradients after both products was found by looking at them (docs/decisions/0023)."""
     with (measured_tables / "published_training.csv").open(encoding="utf-8", newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["source_key"] == "vtrain-multi" and (r["model_name"], int(r["num_gpus"])) == group]
     predicted = {predict(row): float(row["step_time_s"]) for row in rows}

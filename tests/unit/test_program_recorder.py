@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+import simtrain
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
 from simtrain.errors import InputError
 from simtrain.graph.mesh import Mesh
+from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.program import Program
 from simtrain.graph.recorder import DUAL, Recorder
 from simtrain.graph.template import Kind, Link, Template
@@ -20,7 +22,7 @@ from simtrain.model import MoE, Transformer
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.moe.megatron_moe import MegatronMoE
 from simtrain.systems.training import Microbatch
-from tests.tiny import MODEL, SOFTWARE, UNFUSED, cluster
+from tests.tiny import MODEL, SOFTWARE, UNFUSED, cluster, job
 
 MOVE = Transfer(0.5, 8.0, 4.0, "nic")
 
@@ -145,6 +147,35 @@ def test_a_product_becomes_data_and_weight_gradient() -> None:
     backward = r.backward("b")
     assert names(backward) == ["fc.dgrad", "fc.wgrad"]
     assert [op.flops for op in backward.ops] == [2 * 64 * 128 * 256] * 2
+
+
+def column_backward(hides: bool, is_sequence_parallel: bool) -> list[tuple[str, tuple[int, ...]]]:
+    r = recorder(software=SOFTWARE.model_copy(update={"hides_input_gradient": hides}))
+    column_parallel(r, "tp", 64, 128, 256, "fc", is_sequence_parallel=is_sequence_parallel)
+    return issued(r.backward("b"))
+
+
+def test_the_input_gradient_is_reduced_beside_or_after_the_weight_gradient() -> None:
+    # Megatron-LM of 2022, LinearWithGradAccumulationAndAsyncCommunication, and of 2021, _CopyToModelParallelRegion.
+    assert column_backward(True, False) == [("fc.dgrad", ()), ("all_reduce", (0,)), ("fc.wgrad", ())]
+    assert column_backward(False, False) == [("fc.dgrad", ()), ("fc.wgrad", ()), ("all_reduce", (1,))]
+    gather, product = ("all_gather", ()), "fc.dgrad"
+    assert column_backward(True, True) == [gather, (product, ()), ("reduce_scatter", (1,)), ("fc.wgrad", (0,))]
+    assert column_backward(False, True) == [gather, (product, (0,)), ("fc.wgrad", ()), ("reduce_scatter", (2,))]
+
+
+@pytest.mark.parametrize("scale_up", [1e9, 64e9, 1e12])
+def test_what_is_not_hidden_costs_the_shorter_of_reduction_and_product(scale_up: float) -> None:
+    """A step grows by min(reduction, weight gradient) for each column-parallel layer: two of each block, and the logits."""
+    apart, beside = (
+        MegatronLM(tp=2, is_sequence_parallel=False, software=SOFTWARE.model_copy(update={"hides_input_gradient": hides})) for hides in (False, True)
+    )
+    here = cluster(nodes=1, per_node=2, scale_up=scale_up)
+    steps = [simtrain.run(system, job(2), here).metrics["step_time"] for system in (apart, beside)]
+    price, tokens, h = CostModel(here, SOFTWARE, "bf16", MODEL), 256, MODEL.hidden
+    reduction = price.collective("all_reduce", tokens * h * 2, (0, 1)).seconds
+    hidden = [min(reduction, price.matmul(h, tokens, n // 2, is_gradient=True)) for n in (3 * h, MODEL.ffn, MODEL.vocab)]
+    assert steps[0] - steps[1] == pytest.approx(2 * (MODEL.layers * (hidden[0] + hidden[1]) + hidden[2]), rel=1e-6)
 
 
 @pytest.mark.parametrize(
