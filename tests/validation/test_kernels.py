@@ -76,6 +76,17 @@ def test_bare_fp8_products_agree_once_casts_are_charged_apart(frame: pd.DataFram
     assert select(frame, gpu="H200-141GB-SXM", source="azure-nd", kind="gemm").iloc[0]["median"] <= 0.10
 
 
+@pytest.mark.parametrize(("gpu", "kind", "median"), [
+    ("H100-80GB-SXM", "exchange", 0.03), ("B200-SXM", "exchange", 0.06), ("GB200", "exchange", 0.08),
+    ("H100-80GB-SXM", "experts", 0.15), ("B200-SXM", "experts", 0.17), ("GB200", "experts", 0.13),
+])  # fmt: skip
+def test_held_out_exchanges_and_experts(frame: pd.DataFrame, gpu: str, kind: str, median: float) -> None:
+    """Of the groups that have enough rows; each group's median."""
+    found = select(frame, gpu=gpu, kind=kind, role="fitted")
+    assert len(found) >= 2
+    assert (found["median"] <= median).all()
+
+
 @pytest.mark.parametrize(("gpu", "low", "high"), [("A100-80GB-PCIe", -0.22, -0.03), ("B200-SXM", -0.40, -0.20)])
 def test_training_layouts_run_below_the_best_clock(frame: pd.DataFrame, gpu: str, low: float, high: float) -> None:
     """A bias, not an error: that is what ``sustained`` stands for (0.78-0.97 on A100; one B200 node at 0.6-0.7 of the best-clock table)."""
@@ -99,3 +110,7 @@ def test_the_shipped_file_is_what_the_fit_finds(measured_tables: Path, tmp_path:
         assert found.gemm[dtype].model_dump() == pytest.approx(curve.model_dump(), rel=0.02, abs=1e-9)
     for generation, curve in shipped.attention.items():
         assert found.attention[generation].model_dump() == pytest.approx(curve.model_dump(), rel=0.02, abs=1e-9)
+    if shipped.experts and found.experts:
+        assert (found.experts.overhead, found.experts.passes) == pytest.approx((shipped.experts.overhead, shipped.experts.passes), rel=0.02, abs=1e-9)
+        assert found.experts.rate == pytest.approx(shipped.experts.rate, rel=0.02)
+    assert (found.experts is None) == (shipped.experts is None)
