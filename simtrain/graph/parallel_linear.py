@@ -5,7 +5,7 @@ tokens: a column-parallel layer gathers them first, a row-parallel one scatters 
 column-parallel layer gathers its saved shard again under the data gradient and reduces the gradient under the
 weight gradient, each on the communicator's stream (``LinearWithGradAccumulationAndAsyncCommunication``). Stacks before
 that autograd function reduce the gradient after both products, in the backward of a function of its own
-(``_CopyToModelParallelRegion``): a software record with ``hides_input_gradient: false``.
+(``_CopyToModelParallelRegion``), and so does PyTorch's own: software records with ``hides_input_gradient: false``.
 
 With ``chunks > 1`` the exposed gather or scatter is cut into pieces that run beside the pieces of the product
 (MegaScale section 3.2; Wang et al., ASPLOS'23).
@@ -49,7 +49,7 @@ def column_parallel(
             r.emit_matmul(p, tokens, k, n, name, is_16bit=is_16bit)
 
     def backward(p: Program) -> None:
-        hides = r.costs.software.hides_input_gradient
+        hides = r.costs.software.hides_input_gradient or chunks > 1
         gathered = r.emit_collective(p, "all_gather", axis, nbytes, is_async=hides) if is_sequence_parallel else None
         r.emit_matmul(p, tokens, n, k, f"{name}.dgrad", is_16bit=is_16bit)
         if hides:

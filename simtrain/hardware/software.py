@@ -65,7 +65,7 @@ class Software(NamedSpec):
     kernel adds it, or copies it into the buffer that is reduced."""
     hides_input_gradient: bool = True
     """Whether the reduction of a column-parallel layer's input gradient runs beside the product of its weight gradient (Megatron-LM from 2022
-    on); if not, after it."""
+    on); if not, after it, unless the layer's collectives are cut in pieces."""
     stops_recomputing: bool = False
     """Whether a recomputed layer is repeated only as far as its backward reads it, which leaves out the last product (PyTorch's non-reentrant
     checkpoint); Megatron's own repeats all of it."""

@@ -149,9 +149,9 @@ def test_a_product_becomes_data_and_weight_gradient() -> None:
     assert [op.flops for op in backward.ops] == [2 * 64 * 128 * 256] * 2
 
 
-def column_backward(hides: bool, is_sequence_parallel: bool) -> list[tuple[str, tuple[int, ...]]]:
+def column_backward(hides: bool, is_sequence_parallel: bool, chunks: int = 1) -> list[tuple[str, tuple[int, ...]]]:
     r = recorder(software=SOFTWARE.model_copy(update={"hides_input_gradient": hides}))
-    column_parallel(r, "tp", 64, 128, 256, "fc", is_sequence_parallel=is_sequence_parallel)
+    column_parallel(r, "tp", 64, 128, 256, "fc", is_sequence_parallel=is_sequence_parallel, chunks=chunks)
     return issued(r.backward("b"))
 
 
@@ -161,6 +161,7 @@ def test_the_input_gradient_is_reduced_beside_or_after_the_weight_gradient() -> 
     assert column_backward(False, False) == [("fc.dgrad", ()), ("fc.wgrad", ()), ("all_reduce", (1,))]
     gather, product = ("all_gather", ()), "fc.dgrad"
     assert column_backward(True, True) == [gather, (product, ()), ("reduce_scatter", (1,)), ("fc.wgrad", (0,))]
+    assert column_backward(False, True, chunks=2) == column_backward(True, True)  # asynchronous tensor parallelism of such a stack
     assert column_backward(False, True) == [gather, (product, (0,)), ("fc.wgrad", ()), ("reduce_scatter", (2,))]
 
 
