@@ -230,7 +230,7 @@ def fit(problem: Problem, starts: Mapping[str, float] | None = None, workers: in
     low, high = np.log([p.low for p in limits]), np.log([p.high for p in limits])
     present = {**{f"nic_efficiency:{c}": value for c, value in problem.clusters.items()}, **(starts or {})}
     first = scenario_of(rows[0], is_fitted=False).scenario
-    present = {name: start_of(first, problem.kernels, name) for name in names} | dict(problem.handed_on()) | present
+    present = {name: start_of(first, problem.kernels, name) for name in problem.names} | dict(problem.handed_on()) | present
     logs = lambda values: np.clip(np.log([max(values[name], p.low) for name, p in zip(names, limits, strict=True)]), low, high)  # noqa: E731
     prior = logs(present)
     measured = np.log([row.step_time or math.nan for row in rows])
