@@ -12,7 +12,8 @@ from simtrain.errors import InputError
 from simtrain.graph.step import Do
 from simtrain.policy.layer_split import SPLITS, LayerCounts, checked, ends
 from simtrain.systems.dense.megatron_lm import MegatronLM
-from simtrain.systems.training import TransformerTraining, lay_out
+from simtrain.systems.layout import lay_out
+from simtrain.systems.training import TransformerTraining
 from tests import tiny
 
 TEN_LAYERS = tiny.job(8, tiny.MODEL.model_copy(update={"layers": 10}))

@@ -24,8 +24,9 @@ import numpy as np
 from simtrain.graph.schedule import Schedule, tasks
 from simtrain.study.plan.pieces import Chunk, Piece, Pieces, Recordings
 from simtrain.study.plan.space import Candidate, Space
+from simtrain.systems.layout import LayerKind, expert_copies, layers_before
 from simtrain.systems.reuse import Reuse
-from simtrain.systems.training import LayerKind, TransformerTraining, expert_copies, layers_before
+from simtrain.systems.training import TransformerTraining
 
 _FEW = 2
 """Microbatches per stage and chunk looked at for the peak: it is reached in the first round."""

@@ -12,8 +12,10 @@ from simtrain.graph.recorder import Piece as GraphPiece
 from simtrain.graph.recorder import Recorder
 from simtrain.graph.template import Kind, Template
 from simtrain.study.plan.space import Candidate, Space
+from simtrain.systems.chunks import Recording, layer_recorder, record_embedding, record_head, recorded_piece
+from simtrain.systems.layout import LayerKind, Microbatch
 from simtrain.systems.reuse import Answers, Reuse
-from simtrain.systems.training import LayerKind, Microbatch, Recording, TransformerTraining, layer_recorder, record_embedding, record_head, recorded_piece
+from simtrain.systems.training import TransformerTraining
 
 
 class Chunk(NamedTuple):
