@@ -86,6 +86,8 @@ class Worker:
         program.step()
         if blocks:  # on every rank, or on none
             micro.start_together(self.rank, self.size)
+        else:
+            dist.barrier()  # what is still on its way would count as the bytes of the step below
         for repeat in range(self.task["block_repeats"] if blocks else 0):
             yardstick = self.yardstick.seconds()
             seconds = {name: _time_of(blocks[name]) for name in sorted(blocks)}
