@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,18 +32,28 @@ class BlockTimes:
         """Return the median of each block. [s]"""
         return {name: statistics.median(times) for name, times in self.seconds.items()}
 
-    def draw(self, rng: np.random.Generator) -> Mapping[str, float]:
-        """Return times that are drawn anew whenever a block is looked up."""
-        return _Draws(self.seconds, rng)
+    def draw(self, rng: np.random.Generator, moment: float, shared: Collection[str] = ()) -> Mapping[str, float]:
+        """Return times that are drawn anew whenever a block is looked up.
+
+        Parameters
+        ----------
+        rng
+            Of the draws.
+        moment
+            When the step happens, as a fraction of the time in which blocks were measured; all ranks have one.
+        shared
+            Blocks that take as long as they took at that moment, and are not drawn.
+        """
+        return _Draws(self.seconds, rng, moment, shared)
 
 
 class _Draws(Mapping[str, float]):
-    def __init__(self, seconds: Mapping[str, Sequence[float]], rng: np.random.Generator) -> None:
-        self.seconds, self.rng = seconds, rng
+    def __init__(self, seconds: Mapping[str, Sequence[float]], rng: np.random.Generator, moment: float, shared: Collection[str]) -> None:
+        self.seconds, self.rng, self.moment, self.shared = seconds, rng, moment, shared
 
     def __getitem__(self, name: str) -> float:
         times = self.seconds[name]
-        return times[int(self.rng.integers(len(times)))]
+        return times[int(self.moment * len(times) if name in self.shared else self.rng.integers(len(times)))]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.seconds)
@@ -55,7 +65,8 @@ class _Draws(Mapping[str, float]):
 def predict_drawn(cls: Any, values: Mapping[str, Any], blocks: Sequence[BlockTimes], machine: Machine, bed: Bed) -> float:
     """Return the median makespan of steps whose blocks are drawn from what they were measured at. [s]
 
-    Of two ranks that meet after the same work, the later one counts, which is later than either is on average.
+    Of two ranks that meet after the same work, the later one counts, which is later than either is on average. That holds for cores, which are slow at
+    times of their own, but not for what ranks share: when a disk is slow, it is so for all of them.
 
     Parameters
     ----------
@@ -66,6 +77,7 @@ def predict_drawn(cls: Any, values: Mapping[str, Any], blocks: Sequence[BlockTim
     """
     spans: list[float] = []
     for seed in range(DRAWS):
-        rng = stream(seed, "blocks")
-        spans.append(predict(programs_of(cls, values, [times.draw(rng) for times in blocks], machine, bed), machine))
+        rng, moment = stream(seed, "blocks"), float(stream(seed, "moments").random())
+        drawn = [times.draw(rng, moment, cls.shared) for times in blocks]
+        spans.append(predict(programs_of(cls, values, drawn, machine, bed), machine))
     return statistics.median(spans)

@@ -118,7 +118,7 @@ def validate_torch(*, quick: bool, out: Path, machine: Path | None = None, say: 
     todo = units(quick, measure)
     for number, unit in enumerate(todo):
         say(f"[{number + 1}/{len(todo)}] {unit.program} on {unit.name}")
-        calibrated = _calibrated(unit.bed, out, measure, 5 if quick else 11, say)
+        calibrated = _calibrated(unit.bed, out, measure, 5 if quick else 21, say)
         used = calibrated if machine is None else Machine.read(machine / f"machine_{unit.bed.file}.yaml")
         placed = in_racks(used, unit.bed, unit.uplink) if unit.uplink else used
         rows += list(_rows(unit, _measured(unit, out, measure, say), measure, placed))

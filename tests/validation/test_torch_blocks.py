@@ -21,6 +21,8 @@ TURNS = 40
 class Meetings:
     """Work, then meet: again and again."""
 
+    shared: tuple[str, ...] = ()
+
     def __init__(self, rank: int, size: int, **settings: Any) -> None:
         pass
 
@@ -46,10 +48,32 @@ def test_two_ranks_that_meet_wait_for_the_later_of_two_draws() -> None:
     assert predict_drawn(Meetings, {}, blocks, machine, BED) - idle == pytest.approx(TURNS * 0.175, abs=0.3)
 
 
+class MeetingsAfterWrites(Meetings):
+    """The work is a write to the one disk."""
+
+    shared = ("work",)
+
+
+def test_what_ranks_share_is_slow_for_all_of_them_at_once() -> None:
+    """A step happens when the disk takes 0.1 s or when it takes 0.2 s, on both ranks; never is one rank later than the other."""
+    machine = machine_of(BED, micro())
+    blocks = [BlockTimes({"work": [0.1, 0.2]}) for _ in range(2)]
+    spans = [predict(programs_of(Meetings, {}, [{"work": seconds}] * 2, machine, BED), machine) for seconds in (0.1, 0.2)]
+    found = predict_drawn(MeetingsAfterWrites, {}, blocks, machine, BED)
+    assert min(abs(found - span) for span in spans) < 1e-9
+
+
+def test_a_shared_block_takes_what_it_took_at_the_moment_of_the_step() -> None:
+    times = BlockTimes({"write": [3.0, 1.0, 2.0], "work": [1.0]})
+    for moment, seconds in ((0.0, 3.0), (0.4, 1.0), (0.99, 2.0)):
+        drawn = times.draw(np.random.default_rng(0), moment, ("write",))
+        assert [drawn["write"] for _ in range(20)] == [seconds] * 20
+
+
 def test_the_typical_time_is_the_median_and_draws_are_measured_times() -> None:
     times = BlockTimes({"work": [3.0, 1.0, 2.0]})
     assert times.typical() == {"work": 2.0}
-    drawn = times.draw(np.random.default_rng(0))
+    drawn = times.draw(np.random.default_rng(0), 0.0)
     found = [drawn["work"] for _ in range(300)]
     assert set(found) == {1.0, 2.0, 3.0}
     assert statistics.fmean(found) == pytest.approx(2.0, abs=0.2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,6 +48,8 @@ class Program(ABC):
     """Numbers of ranks that it runs on."""
     choices: ClassVar[Sequence[str]] = ()
     """Settings that change the schedule and not the work: configurations that differ in nothing else are A/B pairs."""
+    shared: ClassVar[Collection[str]] = ()
+    """Blocks that wait for what all ranks use, such as the disk of the machine: when one of them is slow, it is so on every rank."""
 
     def __init__(self, rank: int, size: int, **settings: Any) -> None:
         self.rank, self.size, self.settings = rank, size, settings

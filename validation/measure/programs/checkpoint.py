@@ -24,6 +24,7 @@ class Checkpoint(Program):
 
     name = "checkpoint"
     choices = ("is_asynchronous",)
+    shared = ("write", "toll")
 
     @classmethod
     def variants(cls) -> list[dict[str, Any]]:
