@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from simtrain.validate.torch_rl import naive_rl, predict_rl, trainer_idle
-from simtrain.validate.torch_store import repeat_noise, steady, write
+from simtrain.validate.torch_samples import repeat_noise, steady
+from simtrain.validate.torch_store import write
 from simtrain.workload.rollouts import RolloutStream
 
 UNITS = {"rl_loop": "s", "rl_staleness": "updates", "rl_trainer_idle": "share"}

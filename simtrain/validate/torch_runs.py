@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.spec import data_root
-from simtrain.validate.torch_blocks import BlockTimes, predict_drawn
+from simtrain.validate.torch_blocks import predict_drawn
 from simtrain.validate.torch_host import describe
 from simtrain.validate.torch_machine import Bed, Machine, machine_of
 from simtrain.validate.torch_predict import naive, predict_restart, programs_of
 from simtrain.validate.torch_racks import in_racks, oversubscription
 from simtrain.validate.torch_rl_runs import rl_rows
-from simtrain.validate.torch_store import repeat_noise, slowest_samples, steady, write
+from simtrain.validate.torch_samples import blocks_of, repeat_noise, samples, slowest_micro, slowest_samples
+from simtrain.validate.torch_store import write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,49 +212,6 @@ def _restarts(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[d
             "noise": (max(run["seconds"]) - min(run["seconds"])) / 2 / seconds, "repeat": repeat_noise(run["seconds"]),
             "naive": simple, "naive_error": simple / seconds - 1, "sent": 0.0, "sent_expected": 0.0,
         }  # fmt: skip
-
-
-def slowest_micro(lines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Return the slowest rank's time by constant, the mean over the middle half of the repetitions. [s]
-
-    A median would jump between the two times of an operation that takes either.
-    """
-    times: dict[str, list[list[float]]] = {}
-    for rank in lines:
-        for line in rank:
-            if line["kind"] == "micro" and line["seconds"]:
-                times.setdefault(line["name"], []).append(line["seconds"])
-    return {name: _middle(list(map(max, zip(*ranks, strict=True)))) for name, ranks in times.items()}
-
-
-def _middle(values: Sequence[float]) -> float:
-    cut = len(values) // 4
-    return statistics.fmean(sorted(values)[cut : len(values) - cut])
-
-
-def samples(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> tuple[float, float, tuple[float, float]]:
-    """Return the median step time of a configuration [s], the yardstick meanwhile [s], and the quartiles of the step time [s].
-
-    A step ends when its last rank does. Samples during which the machine was far from its usual speed are dropped, unless that leaves fewer than three.
-    """
-    chosen = [[line for line in rank if line["kind"] == "sample" and line["number"] == number] for rank in lines]
-    times = [max(rank[k]["seconds"] for rank in chosen) for k in range(len(chosen[0]))]
-    yards = [statistics.fmean(statistics.fmean(rank[k]["yardsticks"]) for rank in chosen) for k in range(len(chosen[0]))]
-    kept = steady(yards, least=3)
-    values = sorted(times[k] for k in kept)
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
-    return statistics.median(values), statistics.median(yards[k] for k in kept), (low, high)
-
-
-def blocks_of(lines: Sequence[Sequence[Mapping[str, Any]]], number: int, yard: float) -> list[BlockTimes]:
-    """Return each rank's block times in all rounds, scaled to the speed of the machine at the time of the samples; a program may have none. [s]"""
-    found: list[BlockTimes] = []
-    for rank in lines:
-        timed = [line for line in rank if line["kind"] == "blocks" and line["number"] == number]
-        scale = yard / statistics.median(line["yardstick"] for line in timed) if timed else 1.0
-        names = timed[0]["seconds"] if timed else ()
-        found.append(BlockTimes({name: [line["seconds"][name] * scale for line in timed] for name in names}))
-    return found
 
 
 def _sent(lines: Sequence[Sequence[Mapping[str, Any]]], number: int) -> float:

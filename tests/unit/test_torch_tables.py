@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from simtrain.report.torch_table import sent_line, summary
-from simtrain.validate.torch_store import repeat_noise
+from simtrain.validate.torch_samples import repeat_noise
 from validation.torch_tables import DATA, NOT_YET, README, section
 
 

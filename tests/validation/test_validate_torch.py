@@ -39,7 +39,7 @@ def make_up(out: Path, slower: float = 1.0) -> None:
     for unit in units(True, measure):
         constants = micro(unit.bed) if unit.bed.rate else micro()
         machine, cls = machine_of(unit.bed, constants), measure.programs.PROGRAMS[unit.program]
-        calibration = [{"kind": "micro", "name": name, "seconds": [seconds] * 5} for name, seconds in constants.items()]
+        calibration = [{"kind": "micro", "name": name, "seconds": [seconds] * 5, "yardsticks": [1.0] * 5} for name, seconds in constants.items()]
         (out / f"calibration_{unit.bed.file}.json").write_text(json.dumps({"task": {}, "lines": [calibration] * unit.bed.size}))
         lines: list[list[dict[str, Any]]] = [[] for _ in range(unit.bed.size)]
         configurations = [{"program": unit.program, "values": values} for values in cls.variants()]

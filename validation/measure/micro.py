@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -37,6 +38,15 @@ class Yardstick:
         return statistics.median(times[2:])
 
 
+class Times(NamedTuple):
+    """What repetitions took, and the yardstick after each: a machine that had become slower says nothing of its links."""
+
+    seconds: list[float]
+    """[s]"""
+    yardsticks: list[float]
+    """[s]"""
+
+
 def start_together(rank: int, size: int) -> float:
     """Return when the last rank goes on, having kept every core busy until its own turn. [s]
 
@@ -53,8 +63,8 @@ def start_together(rank: int, size: int) -> float:
     return first + (size - 1) * SKEW
 
 
-def constants(rank: int, size: int, repeats: int) -> Iterator[tuple[str, list[float]]]:
-    """Measure every constant and yield its times by name, one per repetition: all ranks start each together, or nearly so. [s]"""
+def constants(rank: int, size: int, repeats: int) -> Iterator[tuple[str, Times]]:
+    """Measure every constant and yield its times by name, one per repetition: all ranks start each together, or nearly so."""
     if size == 1:
         return
     for nbytes in SIZES:
@@ -85,20 +95,28 @@ def _into_one(inbox: list[torch.Tensor], x: torch.Tensor, rank: int) -> None:
     exchange(inbox, [x if rank and peer == 0 else x[:0] for peer in range(len(inbox))], rank)
 
 
-def _time(rank: int, size: int, repeats: int, run: Callable[[], object]) -> list[float]:
-    """Return the times of a call that all ranks start together, with full token buckets, on cores that compute as in a program. [s]"""
-    times: list[float] = []
+def _time(rank: int, size: int, repeats: int, run: Callable[[], object]) -> Times:
+    """Time a call that all ranks start together, with full token buckets, on cores that compute as in a program."""
+    times, yardstick = Times([], []), Yardstick()
     for repeat in range(repeats + 1):
         start = start_together(rank, size)
         run()
+        seconds = time.perf_counter() - start
         if repeat:
-            times.append(time.perf_counter() - start)
+            times.seconds.append(seconds)
+            times.yardsticks.append(_yard(yardstick))
     return times
 
 
-def _beside_compute(rank: int, size: int, nbytes: int, repeats: int) -> Iterator[tuple[str, list[float]]]:
+def _yard(yardstick: Yardstick) -> float:
+    """Return the yardstick once nobody sends any more: beside that it would say that the machine is slow. [s]"""
+    dist.barrier()
+    return yardstick.seconds()
+
+
+def _beside_compute(rank: int, size: int, nbytes: int, repeats: int) -> Iterator[tuple[str, Times]]:
     """Run an all-reduce beside small products: how long it takes then, and how much longer a product takes meanwhile."""
-    a, x = torch.randn(192, 192), torch.ones(nbytes // 4)
+    a, x, yardstick = torch.randn(192, 192), torch.ones(nbytes // 4), Yardstick()
 
     def product() -> float:
         start = time.perf_counter()
@@ -108,6 +126,7 @@ def _beside_compute(rank: int, size: int, nbytes: int, repeats: int) -> Iterator
     took: list[float] = []
     slowed: list[float] = []
     free: list[float] = []
+    yards: list[float] = []
     for _ in range(repeats):
         start_together(rank, size)
         free.append(statistics.fmean(product() for _ in range(100)))
@@ -118,6 +137,6 @@ def _beside_compute(rank: int, size: int, nbytes: int, repeats: int) -> Iterator
         took.append(time.perf_counter() - start)
         work.wait()
         slowed.append(statistics.fmean(meanwhile))
-    yield f"busy all_reduce {nbytes}", took
-    yield f"product beside {nbytes}", slowed
-    yield f"product {nbytes}", free
+        yards.append(_yard(yardstick))
+    for name, seconds in (("busy all_reduce", took), ("product beside", slowed), ("product", free)):
+        yield f"{name} {nbytes}", Times(seconds, yards)

@@ -58,8 +58,8 @@ class Worker:
     def run(self) -> None:
         """Calibrate, measure, and repeat a part of the calibration to report drift."""
         if size_of := self.task.get("micro"):
-            for name, seconds in micro.constants(self.rank, self.size, size_of):
-                self.write({"kind": "micro", "name": name, "seconds": seconds})
+            for name, times in micro.constants(self.rank, self.size, size_of):
+                self.write({"kind": "micro", "name": name, **times._asdict()})
         programs = [PROGRAMS[c["program"]](self.rank, self.size, **c["values"]) for c in self.task["configurations"]]
         blocks = [self._prepared(number, program) for number, program in enumerate(programs)]
         for round_number in range(self.task["rounds"]):
