@@ -16,7 +16,7 @@ from simtrain.engine.compiled_replay import replay_compiled
 from simtrain.engine.composite import Composer
 from simtrain.engine.kernel import loop
 from simtrain.engine.kernel.network import CAPACITY
-from simtrain.engine.kernel.rows import BESIDE, COUNT, MISSING
+from simtrain.engine.kernel.rows import BESIDE, MISSING, NONE, SECOND
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
 from simtrain.graph.graph import Graph, assemble
@@ -148,11 +148,11 @@ def test_wrong_capacities_in_the_solver_of_the_kernel_are_caught(monkeypatch: py
 def test_a_dependency_that_the_kernel_forgets_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget(state: loop.State) -> None:
         at = state.rows.at
-        for row in np.flatnonzero(at[:, COUNT] == 1)[:1]:
-            at[row, COUNT] = 0
-            at[at[row, BESIDE], MISSING] -= 1
-            if not at[at[row, BESIDE], MISSING]:
-                state.rows.fresh[state.rows.num_fresh[0]] = at[row, BESIDE]
+        for row in np.flatnonzero((at[:, BESIDE] > NONE) & (at[:, SECOND] == NONE))[:1]:
+            successor, at[row, BESIDE] = int(at[row, BESIDE]), NONE
+            at[successor, MISSING] -= 1
+            if not at[successor, MISSING]:
+                state.rows.fresh[state.rows.num_fresh[0]] = successor
                 state.rows.num_fresh[0] += 1
 
     with_fault(monkeypatch, forget)

@@ -1,7 +1,7 @@
-"""The graph as lines of rows and of rendezvous, and how far each is (compiled).
+"""The graph as rows and rendezvous, and how far each is (compiled).
 
-Everything that an event touches of a row fills one line of the processor's cache, and so does everything that it touches of a
-rendezvous: at ten million rows nearly every touch is a line fetched from memory.
+At ten million rows nearly every touch is a line of the processor's cache fetched from memory. All that the next events have to know of a row fills half a line,
+so that neighbouring ranks, which often meet, share one; its times are only written, which nothing waits for. A rendezvous fills a line.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false
@@ -24,17 +24,16 @@ NEVER = -1.0
 """A time that does not come."""
 LINE = 64
 """Line of the processor's cache. [B]"""
-INTEGERS, TIMES = LINE // 4, LINE // 8
+INTEGERS = LINE // 4
 
-OP, RANK, GROUP, MISSING, NEXT, COUNT, FIRST = range(7)
-"""Columns of :attr:`Rows.at`. ``NEXT`` is the row behind this one on its stream, ``COUNT`` the number of its successors elsewhere, ``FIRST``
-points to those of which the line does not have the room.
+OP, RANK, GROUP, MISSING, NEXT, BESIDE, SECOND = range(7)
+"""Columns of :attr:`Rows.at`. ``NEXT`` is the row behind this one on its stream, ``BESIDE`` and ``SECOND`` are its successors elsewhere. If there are more,
+``BESIDE`` is a pointer to them, stored as ``MORE`` minus it, and ``SECOND`` their number.
 
 ``MISSING`` counts the predecessors that have not ended; of a unit in flight, where there is nothing to count, it holds the place."""
-READY, START, END = range(4, 7)
-"""Columns of :attr:`Rows.times`, behind the first eight of ``at``."""
-BESIDE, MOST_BESIDE = 14, 2
-"""Columns of :attr:`Rows.at` behind the times, and their number: the successors elsewhere, if there are not more."""
+MORE = NONE - 1
+READY, START, END, NUM_TIMES = range(4)
+"""Columns of :attr:`Rows.times`."""
 ABSENT, LACK, PHASE, LAST, SIZE, MEMBERS, WITHIN = range(7)
 """Columns of :attr:`Rows.groups`: rows that are not ready, lanes on which it is not first, whether bytes move, the last row to come, rows, pointer
 to them if the line has no room, and the columns that they fill otherwise."""
@@ -42,13 +41,15 @@ MOST_WITHIN = INTEGERS - WITHIN
 
 
 class Rows(NamedTuple):
-    """Rows and rendezvous, a line each."""
+    """Rows and rendezvous."""
 
     at: Numbers
+    """Half a line each."""
     times: Floats
-    """The same lines as ``at``. [s]"""
+    """[s]"""
     successor: Numbers
     groups: Numbers
+    """A line each."""
     member: Numbers
     """Rows of large rendezvous, ascending."""
     fresh: Numbers
@@ -81,31 +82,35 @@ def lines_of(graph: Graph) -> tuple[Rows, int]:
     if "lines" not in graph.kept:
         graph.kept["lines"] = lay_out(graph)
     original: Rows = graph.kept["lines"][0]
-    at, groups, num_fresh = lines(len(original.at)), lines(len(original.groups)), original.num_fresh.copy()
+    at, groups, num_fresh = lines(len(original.at), INTEGERS // 2), lines(len(original.groups)), original.num_fresh.copy()
     at[:], groups[:] = original.at, original.groups
     fresh = np.empty(len(at), np.int32)
     fresh[: num_fresh[0]] = original.fresh[: num_fresh[0]]
-    return original._replace(at=at, times=at.view(np.float64), groups=groups, fresh=fresh, num_fresh=num_fresh), graph.kept["lines"][1]
+    return original._replace(at=at, times=_no_times(len(at)), groups=groups, fresh=fresh, num_fresh=num_fresh), graph.kept["lines"][1]
 
 
 def lay_out(graph: Graph) -> tuple[Rows, int]:
     """Return the lines of a graph, and how many of its rows can be ready and not ended at one time."""
     n, num_groups = len(graph), int(graph.group.max(initial=NONE)) + 1
-    at, groups = lines(n), lines(num_groups)
+    at, groups = lines(n, INTEGERS // 2), lines(num_groups)
     first, missing = np.zeros(n + 1, np.int32), np.zeros(n, np.int32)
     successor, fresh = np.empty(len(graph.dep_from), np.int32), np.empty(n, np.int32)
     _sort_successors(graph.dep_from, graph.dep_to, first, missing, successor)
-    rows = Rows(at, at.view(np.float64), successor, groups, np.empty(n, np.int32), fresh, np.zeros(1, np.int64))
+    rows = Rows(at, _no_times(n), successor, groups, np.empty(n, np.int32), fresh, np.zeros(1, np.int64))
     width = _fill_rows(rows, graph.op, graph.rank, graph.group, graph.previous, first, missing)
     _fill_groups(rows, graph.group)
     return rows, width
 
 
-def lines(number: int) -> Numbers:
-    """Return so many lines, each on one of the cache's; their contents are arbitrary."""
-    room = np.empty((number + 1) * INTEGERS, np.int32)
+def lines(number: int, integers: int = INTEGERS) -> Numbers:
+    """Return so many lines of so many integers, the first at the beginning of one of the cache's; their contents are arbitrary."""
+    room = np.empty(number * integers + INTEGERS, np.int32)
     shift = -room.ctypes.data % LINE // room.itemsize
-    return room[shift : shift + number * INTEGERS].reshape(number, INTEGERS)
+    return room[shift : shift + number * integers].reshape(number, integers)
+
+
+def _no_times(number: int) -> Floats:
+    return np.full((number, NUM_TIMES), NEVER)
 
 
 @unmanaged
@@ -126,16 +131,17 @@ def _sort_successors(dep_from: Integers, dep_to: Integers, first: Numbers, missi
 @unmanaged
 def _fill_rows(rows: Rows, op: Integers, rank: Integers, group: Integers, previous: Integers, first: Numbers, missing: Numbers) -> int:
     """Fill the lines of rows and count those of rendezvous; return how many rows nothing follows on their stream."""
-    at, times, groups, tails = rows.at, rows.times, rows.groups, len(previous)
+    at, groups, tails = rows.at, rows.groups, len(previous)
     for g in range(len(groups)):
         groups[g, SIZE] = 0
     for row in range(len(previous)):
         at[row, OP], at[row, RANK], at[row, GROUP], at[row, NEXT] = op[row], rank[row], group[row], NONE
-        at[row, COUNT], at[row, FIRST] = first[row + 1] - first[row], first[row]
-        if at[row, COUNT] <= MOST_BESIDE:
-            for i in range(at[row, COUNT]):
-                at[row, BESIDE + i] = rows.successor[first[row] + i]
-        times[row, READY], times[row, START], times[row, END] = NEVER, NEVER, NEVER
+        count = first[row + 1] - first[row]
+        if count > 2:
+            at[row, BESIDE], at[row, SECOND] = MORE - first[row], count
+        else:
+            at[row, BESIDE] = rows.successor[first[row]] if count else NONE
+            at[row, SECOND] = rows.successor[first[row] + 1] if count > 1 else NONE
         before = previous[row]
         if before >= 0:
             tails -= at[before, NEXT] == NONE
@@ -186,6 +192,7 @@ def member(rows: Rows, group: int, i: int) -> int:
 def fetch_unit(rows: Rows, unit: int) -> None:
     """Have the line at hand that names all else that the completion of a unit touches."""
     prefetch(rows.at, unit)
+    prefetch(rows.times, unit)
 
 
 @inlined
@@ -202,6 +209,7 @@ def fetch_members(rows: Rows, group: int) -> None:
     """Have the rows of a rendezvous at hand, and then what waits for them."""
     for i in range(rows.groups[group, SIZE]):
         prefetch(rows.at, member(rows, group, i))
+        prefetch(rows.times, member(rows, group, i))
     for i in range(rows.groups[group, SIZE]):
         _fetch_successors(rows, member(rows, group, i))
 
@@ -210,10 +218,12 @@ def fetch_members(rows: Rows, group: int) -> None:
 def _fetch_successors(rows: Rows, row: int) -> None:
     if rows.at[row, NEXT] != NONE:
         prefetch(rows.at, rows.at[row, NEXT])
-    if rows.at[row, COUNT] > MOST_BESIDE:
-        prefetch(rows.successor, rows.at[row, FIRST])
-    elif rows.at[row, COUNT]:
+        prefetch(rows.times, rows.at[row, NEXT])
+    if rows.at[row, BESIDE] <= MORE:
+        prefetch(rows.successor, MORE - rows.at[row, BESIDE])
+    elif rows.at[row, BESIDE] != NONE:
         prefetch(rows.at, rows.at[row, BESIDE])
+        prefetch(rows.times, rows.at[row, BESIDE])
 
 
 @inlined
@@ -222,11 +232,13 @@ def release_successors(rows: Rows, row: int) -> None:
     at = rows.at
     if at[row, NEXT] != NONE:
         _count_down(rows, at[row, NEXT])
-    if at[row, COUNT] <= MOST_BESIDE:
-        for i in range(at[row, COUNT]):
-            _count_down(rows, at[row, BESIDE + i])
-    else:
-        for i in range(at[row, FIRST], at[row, FIRST] + at[row, COUNT]):
+    if at[row, BESIDE] > NONE:
+        _count_down(rows, at[row, BESIDE])
+        if at[row, SECOND] != NONE:
+            _count_down(rows, at[row, SECOND])
+    elif at[row, BESIDE] <= MORE:
+        first = MORE - at[row, BESIDE]
+        for i in range(first, first + at[row, SECOND]):
             _count_down(rows, rows.successor[i])
 
 
