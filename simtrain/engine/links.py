@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+
+import numpy as np
 
 from simtrain.cost.collective import scale_up_link
+from simtrain.engine.arrays import Numbers
 from simtrain.engine.fairshare import to_rate
 from simtrain.graph.graph import Graph
 from simtrain.graph.template import LINK_CLASSES, ROOT_CLASSES, Link
@@ -36,6 +39,11 @@ class LinkTable:
     nic_weight: int = 1
     """How often NIC traffic counts on a PCIe root, peer copies counting once; see :func:`root_of`."""
     _of: dict[tuple[int, int], list[int]] = field(default_factory=dict[tuple[int, int], list[int]])
+
+    @cached_property
+    def by_class(self) -> Numbers:
+        """Link number of each represented rank and class, rank after rank; -1 for none."""
+        return np.array([own.get(int(c), -1) for own in self.of_rank for c in (*LINK_CLASSES, *ROOT_CLASSES)], np.int32)
 
     def of(self, rank: int, classes: int) -> list[int]:
         """Return the link numbers that a row of a rank loads, one that it loads several times as often."""

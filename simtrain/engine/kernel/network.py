@@ -56,11 +56,10 @@ def empty_network(table: LinkTable, width: int) -> Network:
     links, arcs = np.zeros((num, LINK_COLUMNS), np.int64), np.zeros((width * CLASSES, ARC_COLUMNS), np.int32)
     links[:, CAPACITY], links[:, ON_LINK] = table.capacity, NONE
     arcs[:, NEXT_OF_FLOW] = np.arange(1, len(arcs) + 1)
-    of_rank = np.array([own.get(int(c), NONE) for own in table.of_rank for c in (*LINK_CLASSES, *ROOT_CLASSES)], np.int32)
     counts = np.zeros(NUM_COUNTS, np.int64)
     counts[NIC_WEIGHT] = table.nic_weight
     return Network(
-        of_rank, links, np.zeros((width, FLOW_COLUMNS), np.int64), arcs, np.empty(num, np.int32), counts,
+        table.by_class, links, np.zeros((width, FLOW_COLUMNS), np.int64), arcs, np.empty(num, np.int32), counts,
         np.empty(width, np.int32), np.empty(num, np.int32), np.empty(width, np.int32),
     )  # fmt: skip
 
