@@ -68,7 +68,7 @@ class RingSelfAttention(TransformerTraining):
 
 
 TOO_FAST = (
-    "17-45 % fast on every row; with one microbatch for two, 10-34 % slow. The schedule of the table is not known. The P100's kernel rates, which are assumed, "
+    "17-45 % fast on every row; with one microbatch instead, 10-34 % slow. The schedule of the table is not known. The P100's kernel rates, which are assumed, "
     "do not explain it: one stage at size 4, 18 thousand tokens/s in figure 4b (batch not stated), is predicted 15-23 % slow at batch 64"
 )
 MISSED = {
