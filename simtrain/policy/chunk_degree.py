@@ -12,14 +12,47 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from simtrain.graph.moe import ChunkTimes
 
 DEGREES = (1, 2, 4, 8)
 """Degrees that the code of [2]_ rounds to."""
 
+_PRECISION = 1e-3
+"""Of a degree that is a real number."""
 
-def one_lane(t: ChunkTimes, degree: int, reduction: float = 0.0) -> float:
+
+class ChunkModel(NamedTuple):
+    """Time of each task of a chunk as a straight line over its size, as [1]_ and [2]_ fit it before training (equation 1 of [2]_)."""
+
+    startup: ChunkTimes
+    """Paid by every chunk. [s]"""
+    work: ChunkTimes
+    """Of all chunks together. [s]"""
+
+    def times(self, degree: float) -> ChunkTimes:
+        """Return what one of so many chunks takes."""
+        return ChunkTimes(*(a + w / degree for a, w in zip(self.startup, self.work, strict=True)))
+
+    def backward(self) -> ChunkModel:
+        """Return the same for backward, where experts take twice as long and nothing else changes."""
+        return ChunkModel(*(part._replace(experts=2 * part.experts) for part in self))
+
+
+def fitted(measure: Callable[[int], ChunkTimes], degree: int = DEGREES[-1]) -> ChunkModel:
+    """Return the line through what a chunk takes when there is one and when there are ``degree``.
+
+    Examples
+    --------
+    >>> fitted(lambda d: ChunkTimes(1 + 8 / d, 0.0, 2.0, 4 / d)).work
+    ChunkTimes(all_to_all=8.0, all_gather=0.0, experts=0.0, reduce_scatter=4.0)
+    """
+    pairs = [(whole, (whole - part) * degree / (degree - 1)) for whole, part in zip(measure(1), measure(degree), strict=True)]
+    return ChunkModel(ChunkTimes(*(whole - work for whole, work in pairs)), ChunkTimes(*(work for _, work in pairs)))
+
+
+def one_lane(t: ChunkTimes, degree: float, reduction: float = 0.0) -> float:
     """Return the duration when all communication shares one lane beside the experts. [s]
 
     All dispatches and gathers (``a + g`` each) come before the first scatter and combine (``s + a``): the lane is never idle, or
@@ -43,7 +76,7 @@ def one_lane(t: ChunkTimes, degree: int, reduction: float = 0.0) -> float:
     )
 
 
-def three_lanes(t: ChunkTimes, degree: int, reduction: float = 0.0) -> tuple[int, float]:
+def three_lanes(t: ChunkTimes, degree: float, reduction: float = 0.0) -> tuple[int, float]:
     """Return the case that binds, and the duration with inter-node traffic, intra-node traffic and experts on lanes of their own. [s]
 
     The four cases of [2]_: the inter-node lane with the gradient reduction (1), the experts (2), the all-to-alls (3), the intra-node
@@ -65,3 +98,24 @@ def three_lanes(t: ChunkTimes, degree: int, reduction: float = 0.0) -> tuple[int
 def best(duration: Callable[[int], float], degrees: Iterable[int] = DEGREES) -> int:
     """Return the degree with the shortest duration, the smallest of equals."""
     return min(degrees, key=lambda degree: (duration(degree), degree))
+
+
+def rounded(duration: Callable[[float], float], degrees: Iterable[int] = DEGREES) -> int:
+    """Return the degree nearest to the real number with the shortest duration, the smaller of two as near, as the code of [2]_ rounds its solver's answer.
+
+    The duration must fall, then rise, as the largest of several sums of ``a d + b / d`` does; thirds are cut off until the minimum is left.
+
+    Examples
+    --------
+    >>> rounded(lambda d: abs(d - 2.9)), rounded(lambda d: abs(d - 3.1)), rounded(lambda d: 1.0)
+    (2, 4, 1)
+    """
+    choices = sorted(degrees)
+    low, high = float(choices[0]), float(choices[-1])
+    while high - low > _PRECISION:
+        third = (high - low) / 3
+        if duration(low + third) <= duration(high - third):
+            high -= third
+        else:
+            low += third
+    return min(choices, key=lambda degree: (abs(degree - low), degree))

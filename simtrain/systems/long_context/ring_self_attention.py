@@ -67,7 +67,10 @@ class RingSelfAttention(TransformerTraining):
         r.attention(own, b.seq_len, m.heads, m.head_size, batch=b.size, is_causal=m.is_causal, dropout=m.dropout, saves=3 * block)
 
 
-TOO_FAST = "22-49 % fast on every row: the P100's kernel rates are assumed, and eager fp32 PyTorch of 2021 reaches less; there is no kernel table to fit"
+TOO_FAST = (
+    "17-45 % fast on every row; with one microbatch instead, 10-34 % slow. The schedule of the table is not known. The P100's kernel rates, which are assumed, "
+    "do not explain it: one stage at size 4, 18 thousand tokens/s in figure 4b (batch not stated), is predicted 15-23 % slow at batch 64"
+)
 MISSED = {
     ((2, 64, 512), "peak_memory"): "tensor parallelism 10.4 % low: temporaries of the eager stack are not modelled",
     ((8, 512, 512), "peak_memory"): "predicted to fit with 0.3 GB to spare; fragmentation is not modelled",

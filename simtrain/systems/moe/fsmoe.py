@@ -16,7 +16,7 @@ from simtrain.graph.gradient_flow import GradientFlow, Send, Slots
 from simtrain.graph.moe import ExpertExchange, Lanes
 from simtrain.graph.recorder import Recorder
 from simtrain.model import Transformer
-from simtrain.policy.chunk_degree import DEGREES, best, one_lane, three_lanes
+from simtrain.policy.chunk_degree import DEGREES, ChunkModel, best, fitted, one_lane, rounded, three_lanes
 from simtrain.systems.base import Case, Claim
 from simtrain.systems.moe.deepspeed_moe import DeepSpeedMoE
 from simtrain.systems.training import Microbatch
@@ -33,23 +33,26 @@ class FSMoE(DeepSpeedMoE):
     overlaps_lanes: bool = True
     """Inter-node beside intra-node traffic; false is the paper's FSMoE-No-IIO."""
     degree_choices: tuple[int, ...] = Field(default=DEGREES, min_length=1)
-    """Numbers of chunks to choose from; the paper's code rounds its solver's answer to these."""
+    """Numbers of chunks to choose from; the solver's answer is a real number, and rounded to these."""
     dp_overlap: Literal["none", "layer"] = "layer"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @property
     def lanes(self) -> Lanes:
         return Lanes("inter", "intra") if self.overlaps_lanes else Lanes("inter", "inter")
 
-    def duration(self, r: Recorder, x: ExpertExchange, degree: int, reduction: float, *, is_backward: bool) -> float:
-        """Return the predicted duration of an exchange with a gradient reduction in it. [s]"""
-        t = x.times(r, degree, is_backward=is_backward)
-        return three_lanes(t, degree, reduction)[1] if self.overlaps_lanes else one_lane(t, degree, reduction)
-
     def degrees(self, r: Recorder, x: ExpertExchange) -> tuple[int, int]:
         slot = r.gradients.experts if isinstance(r.gradients, Slots) else 0.0
-        reduction = self.reduction(r, slot).seconds
-        forward = best(lambda d: self.duration(r, x, d, 0.0, is_backward=False), self.degree_choices)
-        return forward, best(lambda d: self.duration(r, x, d, reduction, is_backward=True), self.degree_choices)
+        forward = fitted(lambda degree: x.times(r, degree, is_backward=False))
+        return self.degree(forward, 0.0), self.degree(forward.backward(), self.reduction(r, slot).seconds)
+
+    def degree(self, model: ChunkModel, reduction: float) -> int:
+        """Return the chunks of one direction, with a reduction [s] of gradients beside its exchange.
+
+        How FSMoE-No-IIO finds its degree is not printed: it takes the best of the choices, as Tutel does.
+        """
+        if self.overlaps_lanes:
+            return rounded(lambda degree: three_lanes(model.times(degree), degree, reduction)[1], self.degree_choices)
+        return best(lambda degree: one_lane(model.times(degree), degree, reduction), self.degree_choices)
 
     def reduction(self, r: Recorder, nbytes: float) -> Transfer:
         """Return the cost of reducing gradients. [B]"""

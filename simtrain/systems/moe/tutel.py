@@ -17,7 +17,7 @@ from simtrain.graph.gradient_flow import BesideDense, GradientFlow, Send
 from simtrain.graph.moe import ExpertExchange
 from simtrain.graph.recorder import Recorder
 from simtrain.model import Transformer
-from simtrain.policy.chunk_degree import best, one_lane
+from simtrain.policy.chunk_degree import best, fitted, one_lane
 from simtrain.systems.moe.deepspeed_moe import DeepSpeedMoE
 from simtrain.systems.training import Microbatch
 
@@ -35,7 +35,11 @@ class Tutel(DeepSpeedMoE):
     dp_overlap: Literal["none", "layer"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def degrees(self, r: Recorder, x: ExpertExchange) -> tuple[int, int]:
-        chosen = self.degree or best(lambda d: sum(one_lane(x.times(r, d, is_backward=b), d) for b in (False, True)))
+        if self.degree:
+            return self.degree, self.degree
+        forward = fitted(lambda degree: x.times(r, degree, is_backward=False))
+        backward = forward.backward()
+        chosen = best(lambda degree: one_lane(forward.times(degree), degree) + one_lane(backward.times(degree), degree))
         return chosen, chosen
 
     def gradient_flow(self, r: Recorder, m: Transformer, b: Microbatch, send: Send, layer_bytes: float) -> GradientFlow:
