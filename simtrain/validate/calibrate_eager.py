@@ -71,8 +71,6 @@ class Case:
     @property
     def is_held_out(self) -> bool:
         """Whether the row is kept out of the fit."""
-        from simtrain.validate.gpu_runs import configuration_of
-
         return int(hashlib.sha256(configuration_of(self.row).encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
@@ -179,17 +177,23 @@ def fit_eager(cases: Sequence[Case], say: Callable[[str], None] = print, parts: 
     intervals: dict[str, tuple[float, float]] = {}
     fit: dict[str, str] = {}
     for part in parts:
-        names = PARTS[part]
         members = [case for case in cases if part_of(case.row) == part]
-        used = [case for case in members if not case.is_held_out]
-        found = _fitted(problem, used, names, values)
-        values |= found
-        bounds = {name: BOUNDS[name] for name in names}
-        intervals |= linearised(found, bounds, lambda v, used=used: problem.log_ratios(used, {**values, **v}))
-        held_out = [case for case in members if case.is_held_out]
-        fit[part] = _line(len(members), len(held_out), problem.log_ratios(held_out or members, values))
-        say(f"{part}: {', '.join(f'{name} {values[name]:.4g}' for name in names)}; {fit[part]}")
+        found, limits, fit[part] = _fit_part(problem, members, PARTS[part], values)
+        values, intervals = values | found, intervals | limits
+        say(f"{part}: {', '.join(f'{name} {value:.4g}' for name, value in found.items())}; {fit[part]}")
     return Fitted(values, intervals, fit)
+
+
+def _fit_part(
+    problem: Problem, members: Sequence[Case], names: Sequence[str], values: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], str]:
+    """Return the values of some parameters, their intervals, and a line about the rows and errors."""
+    used, held_out = [case for case in members if not case.is_held_out], [case for case in members if case.is_held_out]
+    found = _fitted(problem, used, names, values)
+    bounds = {name: BOUNDS[name] for name in names}
+    intervals = linearised(found, bounds, lambda v: problem.log_ratios(used, {**values, **v}))
+    scored = held_out if len(held_out) > 1 else members
+    return found, intervals, _line(len(members), len(held_out), problem.log_ratios(scored, {**values, **found}))
 
 
 def _fitted(problem: Problem, used: Sequence[Case], names: Sequence[str], values: Mapping[str, float]) -> dict[str, float]:
@@ -207,7 +211,8 @@ def _line(rows: int, held_out: int, logs: Array) -> str:
     ratios = np.exp(logs) - 1
     sizes = np.abs(ratios)
     errors = Errors(len(logs), float(np.median(sizes)), float(sizes.mean()), float(np.quantile(sizes, 0.9)), float(np.median(ratios)))
-    return f"{rows} rows of validation/measure/gpu; {held_out} held out: {errors.text}; {datetime.date.today()}"
+    which = f"{held_out} held out" if held_out > 1 else "too few to score held-out ones; on all"
+    return f"{rows} rows of validation/measure/gpu; {which}: {errors.text}; {datetime.date.today()}"
 
 
 def as_yaml(found: Fitted) -> dict[str, Any]:

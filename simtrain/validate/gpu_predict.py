@@ -80,8 +80,9 @@ class Predictor:
         self.cluster = cluster.model_copy(update={"node": node, "num_nodes": 1, "name": f"one {cluster.node.accelerator.name}"})
         self.chip: Accelerator = node.accelerator
         self._kinds: dict[str, Callable[[GpuRow], Prediction]] = {
-            "launch": self._launch, "gemm": self._gemm, "grouped": self._grouped, "attention": self._attention, "memory": self._memory, "stream": self._memory, "routing": self._memory,
-            "layer": self._layer, "moe_layer": self._layer, "optimizer": self._optimizer, "transfer": self._transfer, "step": self._step,
+            "launch": self._launch, "gemm": self._gemm, "grouped": self._grouped, "attention": self._attention, "memory": self._memory,
+            "stream": self._memory, "routing": self._memory, "layer": self._layer, "moe_layer": self._layer, "optimizer": self._optimizer,
+            "transfer": self._transfer, "step": self._step,
         }  # fmt: skip
 
     def predict(self, row: GpuRow) -> Prediction:

@@ -17,8 +17,8 @@ from simtrain.validate.gpu_rows import GpuRow, operation_of
 from validation.eager_fit import DATA, TABLES
 
 SHAPE = {
-    "gemm": ("m", "n", "k"), "grouped": ("n", "k", "experts"), "memory": ("m", "hidden", "vocab"), "optimizer": ("parameters", "tensors"), "launch": ("tensors",),
-    "layer": ("hidden", "ffn"), "moe_layer": ("hidden", "ffn"), "step": ("hidden", "ffn", "layers"),
+    "gemm": ("m", "n", "k"), "grouped": ("n", "k", "experts"), "memory": ("m", "hidden", "vocab"), "optimizer": ("parameters", "tensors"),
+    "launch": ("tensors",), "layer": ("hidden", "ffn"), "moe_layer": ("hidden", "ffn"), "step": ("hidden", "ffn", "layers"),
 }  # fmt: skip
 """Columns that make the shape of a row."""
 
