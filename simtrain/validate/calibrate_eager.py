@@ -155,7 +155,7 @@ class Problem:
 
 def with_values(era: Software, values: Mapping[str, float]) -> Software:
     """Return the era with fitted values."""
-    times = EagerTimes(**{name: values[name] for name in ("start", "reduction", "scalar", "scatter", "optimizer")})
+    times = EagerTimes.model_validate({name: values[name] for name in ("start", "reduction", "scalar", "scatter", "optimizer")})
     rates = {**era.rates, "hopper": Rates(gemm=values["gemm"], memory=values["memory"])}
     return era.model_copy(update={"eager": times, "rates": rates})
 

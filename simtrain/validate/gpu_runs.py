@@ -1,6 +1,7 @@
 """Programs of ``validation/measure/gpu`` on one GPU, predicted and measured: what ``simtrain validate torch --gpu`` does.
 
-A blind check: no parameter that is shipped was fitted to these measurements, or changed after they were seen.
+A check that is blind for numbers: no parameter that is shipped was fitted to these measurements; those of eager kernels were fitted to others, on shapes of
+their own (:mod:`simtrain.validate.calibrate_eager`).
 """
 
 from __future__ import annotations
