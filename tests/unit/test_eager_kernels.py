@@ -132,3 +132,26 @@ def test_a_weight_gradient_sums_its_bias_unless_the_product_has_none() -> None:
     more = biased.matmul(1024, 4096, 2048, is_gradient=True) - plain.matmul(1024, 4096, 2048, is_gradient=True)
     assert more == pytest.approx(biased.eager.bias(4096 * 2048))
     assert biased.matmul(1024, 4096, 2048, is_gradient=True, is_16bit=True) == plain.matmul(1024, 4096, 2048, is_gradient=True, is_16bit=True)
+
+
+@pytest.mark.parametrize("name", ["dense/megatron_lm", "dense/megascale", "long_context/ulysses", "moe/deepspeed_moe"])
+def test_every_system_with_attention_pays_for_heads_under_eager_software_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import simtrain
+    from simtrain.systems import registry
+
+    system = registry.find(name)
+    options = {**system.example, **({"is_parallel_block": True} if name.endswith("megascale") else {})}
+    seen: list[float] = []
+    real = CostModel.heads
+
+    def heads(self: CostModel, tokens: float, head_dim: int, heads: int, kv_heads: int) -> tuple[float, float]:
+        found = real(self, tokens, head_dim, heads, kv_heads)
+        seen.append(found[1])
+        return found
+
+    monkeypatch.setattr(CostModel, "heads", heads)
+    for software, is_paid in ((ERA, True), (None, False)):
+        seen.clear()
+        simtrain.run(name, system.example_workload, "dgx_h100_eos", settings={"cluster.num_nodes": 1, **options, **({"software": software} if software else {})})
+        assert seen
+        assert all((seconds > 0) == is_paid for seconds in seen)

@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     about = options.out / "gpu_runs.json"
     if not about.exists():
-        about.write_text(json.dumps(description(device) | {"size": size, "timing": timing.__doc__}, indent=1) + "\n")
+        chosen_set = {"cases": "calibration" if options.calibration else "check", "size": size, "timing": timing.__doc__}
+        about.write_text(json.dumps(description(device) | chosen_set, indent=1) + "\n")
     session = Session(device, table)
     try:
         measure_all(session, [(kind, case) for kind in chosen for case in kinds[kind](size)])

@@ -51,6 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m validation.measure.gpu.profile", description="Kernels of layers.")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("no CUDA device, and kernels of a CPU say nothing here; run it where there is one")
     rows = [row for name, calls in LAYERS["full"].items() for row in kernels(name, *calls[-1], torch.device("cuda"))]
     with open(options.out, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
