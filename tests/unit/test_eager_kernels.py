@@ -152,6 +152,7 @@ def test_every_system_with_attention_pays_for_heads_under_eager_software_alone(n
     monkeypatch.setattr(CostModel, "heads", heads)
     for software, is_paid in ((ERA, True), (None, False)):
         seen.clear()
-        simtrain.run(name, system.example_workload, "dgx_h100_eos", settings={"cluster.num_nodes": 1, **options, **({"software": software} if software else {})})
+        chosen = {"cluster.num_nodes": 1, **options, **({"software": software} if software else {})}
+        simtrain.run(name, system.example_workload, "dgx_h100_eos", settings=chosen)
         assert seen
         assert all((seconds > 0) == is_paid for seconds in seen)
