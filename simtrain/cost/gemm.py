@@ -52,7 +52,7 @@ ACCUMULATOR_BYTES = 4.0
 
 def matmul(
     m: float, n: float, k: float, accelerator: Accelerator, dtype: str, *,
-    batch: float = 1, sustained: float = 1.0, out_bytes: float | None = None, accumulate: bool = False, is_aligned: bool | None = None,
+    batch: float = 1, sustained: float = 1.0, out_bytes: float | None = None, accumulate: bool = False, strides: Sequence[float] | None = None,
 ) -> float:  # fmt: skip
     """Return the time of ``batch`` products ``[m, k] x [k, n]``, without launch gap.
 
@@ -72,10 +72,10 @@ def matmul(
         Bytes per element of the output: by default those of the operands (2 for 8 bits and less), 4 if accumulated.
     accumulate
         Add to the output instead of writing it. The share ``exposed_epilogue`` of that traffic is not hidden.
-    is_aligned
-        Whether matrix units can load operands in units of 16 bytes. By default the dimensions that are strides in memory
-        decide: n and k, or m and n in a weight gradient (``accumulate``), whose inner dimension counts rows of both operands. A
-        count of rows sets no stride, so a ragged number of tokens costs nothing but its padding.
+    strides
+        The dimensions that are strides in memory, which decide whether matrix units can load operands in units of 16 bytes. By default n and k,
+        or m and n in a weight gradient (``accumulate``), whose inner dimension counts rows of both operands. A count of rows sets no stride, so a
+        ragged number of tokens costs nothing but its padding.
 
     Returns
     -------
@@ -104,9 +104,7 @@ def matmul(
     curve = curve_of(accelerator, dtype)
     if min(m, n, k, batch) <= 0:
         return 0.0
-    rate = accelerator.peak_of(dtype) * curve.efficiency * sustained
-    if not (are_aligned(dtype, n, m if accumulate else k) if is_aligned is None else is_aligned):
-        rate *= curve.misaligned
+    rate = accelerator.peak_of(dtype) * curve.efficiency * sustained * stride_rate(curve, dtype, *(strides or (n, m if accumulate else k)))
     bandwidth = accelerator.memory_bandwidth * accelerator.kernels.memory.efficiency
     tiles = [(math.ceil(m / tm) * math.ceil(n / tn) * batch, tm * tn) for tm, tn in TILES]
     partial = 2 * ACCUMULATOR_BYTES * m * n * batch * curve.exposed_epilogue / bandwidth
@@ -171,9 +169,7 @@ def grouped_matmul(
     counts = [(r, count) for r, count in counts if r > 0 and count > 0]
     if not counts or min(n, k) <= 0:
         return 0.0
-    rate = accelerator.peak_of(dtype) * curve.efficiency * sustained * curve.grouped
-    if not are_aligned(dtype, n, k):
-        rate *= curve.misaligned
+    rate = accelerator.peak_of(dtype) * curve.efficiency * sustained * curve.grouped * stride_rate(curve, dtype, n, k)
     compute = _grouped(counts, n, k, accelerator.sms, rate, curve, is_weight_gradient)
     in_bytes = DTYPE_BYTES[dtype]
     all_rows, active = sum(r * count for r, count in counts), sum(count for _, count in counts)
@@ -229,7 +225,17 @@ def _grouped(counts: list[tuple[float, int]], n: int, k: int, sms: int, rate: fl
     return _fastest(tiles, k, sms, rate, curve)
 
 
-def are_aligned(dtype: str, *dims: float) -> bool:
-    """Tell whether every dimension is a multiple of 16 bytes, so that matrix units can load operands that have it for a stride."""
+def stride_rate(curve: GemmCurve, dtype: str, *strides: float) -> float:
+    """Return the rate of a product with these strides over that of one whose strides are multiples of 16 bytes, which matrix units load as a whole.
+
+    Examples
+    --------
+    >>> curve = GemmCurve(efficiency=1, misaligned=0.3, odd=0.2)
+    >>> [stride_rate(curve, "bf16", 4096, k) for k in (4096, 4098, 4097)], stride_rate(curve, "fp32", 4097)
+    ([1.0, 0.3, 0.2], 0.3)
+    """
     unit = ALIGNMENT / DTYPE_BYTES[dtype] if dtype != "nvfp4" else 32
-    return all(dim % unit == 0 for dim in dims)
+    if all(stride % unit == 0 for stride in strides):
+        return 1.0
+    is_odd = DTYPE_BYTES[dtype] == 2 and any(stride % 2 for stride in strides)
+    return curve.odd if is_odd and curve.odd is not None else curve.misaligned

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from simtrain.cost import attention as attention_cost
 from simtrain.cost import elementwise, gemm, optimizer
 from simtrain.cost.collective import Transfer, collective, spine_slowdown
+from simtrain.cost.eager import EagerKernels
 from simtrain.cost.placement import Group, span_of, span_of_group
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, did_you_mean
@@ -62,6 +63,7 @@ class CostModel:
         self.is_narrow = dtype in NARROW
         self.gradient_bytes = max(software.gradient_bytes, self.dtype_bytes)
         kernels = self.accelerator.kernels
+        self.eager = EagerKernels(self.accelerator, software.eager, self.dtype_bytes) if software.eager else None
         self.launch = kernels.launch
         self.attention_sustained = (self.rates.attention or self.rates.gemm) * self.accelerator.power_factor
         self.memory_rate = self.accelerator.memory_bandwidth * kernels.memory.efficiency
@@ -87,10 +89,12 @@ class CostModel:
             is_fused = is_gradient and self.software.accumulates_in_product
             seconds = gemm.matmul(
                 m, n, k, self.accelerator, dtype, batch=batch, sustained=self.sustained(dtype), out_bytes=self.gradient_bytes if is_fused else None,
-                accumulate=is_fused, is_aligned=gemm.are_aligned(dtype, m, n) if is_gradient else None,
+                accumulate=is_fused, strides=(m, n) if is_gradient else None,
             )  # fmt: skip
             if is_gradient and not is_fused:
                 seconds += self.accumulate(batch * m * n)
+            if is_gradient and self.eager and self.model.has_bias and not is_16bit:
+                seconds += self.eager.bias(k * n)
             if dtype in NARROW and not is_gradient:
                 seconds += self.cast(batch * m * k)
             self._seconds[key] = seconds / pieces + self._gemm_call(dtype)
@@ -114,7 +118,8 @@ class CostModel:
 
     def accumulate(self, elements: float) -> float:
         """Return the time of a kernel that adds a weight's gradient to its accumulator. [s]"""
-        return elementwise.accumulate(elements, self.accelerator, element_bytes=self.dtype_bytes, gradient_bytes=self.gradient_bytes) + self.launch
+        launch = self.eager.times.start if self.eager else self.launch
+        return elementwise.accumulate(elements, self.accelerator, element_bytes=self.dtype_bytes, gradient_bytes=self.gradient_bytes) + launch
 
     def sustained(self, dtype: str) -> float:
         """Return the rate of products of a format over that of the kernel curve."""
@@ -176,17 +181,23 @@ class CostModel:
 
     def norm(self, tokens: float, hidden: int) -> tuple[float, float]:
         """Return forward and backward of a norm. [s]"""
+        if self.eager:
+            return self.eager.norm(tokens * hidden, self.norm_parameters)
         return self._pair(
             lambda b: elementwise.norm(tokens, hidden, self.accelerator, element_bytes=self.dtype_bytes, is_fused=self.software.is_norm_fused, backward=b)
         )
 
     def activation(self, tokens: float, ffn: int, kind: str) -> tuple[float, float]:
         """Return forward and backward of an activation on ``ffn`` columns. [s]"""
+        if self.eager:
+            return self.eager.pair(kind, tokens * ffn)
         fused = self.software.is_activation_fused
         return self._pair(lambda b: elementwise.activation(tokens, ffn, kind, self.accelerator, element_bytes=self.dtype_bytes, is_fused=fused, backward=b))
 
     def bias_dropout_add(self, tokens: float, hidden: int, dropout: float) -> tuple[float, float]:
         """Return forward and backward of bias, dropout and residual. [s]"""
+        if self.eager and not dropout:
+            return self.eager.pair("residual", tokens * hidden)
         fused = self.software.is_dropout_fused
         return self._pair(
             lambda b: elementwise.bias_dropout_add(
@@ -194,27 +205,43 @@ class CostModel:
             )
         )
 
+    def heads(self, tokens: float, head_dim: int, heads: int, kv_heads: int) -> tuple[float, float]:
+        """Return forward and backward of what runs between a projection and attention, where software leaves that to kernels of their own. [s]"""
+        if not self.eager:
+            return 0.0, 0.0
+        queries, keys = (tokens * head_dim * n * (self.model.position == "rope") for n in (heads, kv_heads))
+        return self.eager.heads(queries, keys, tokens * head_dim * (heads + 2 * kv_heads))
+
     def copy(self, elements: float) -> float:
         """Return the time to read and write elements once. [s]"""
         return elementwise.stream(2 * elements * self.dtype_bytes, self.accelerator) + self.launch
 
-    def permute(self, rows: float, hidden: int) -> tuple[float, float]:
+    def permute(self, rows: float, hidden: int, *, is_back: bool = False) -> tuple[float, float]:
         """Return forward and backward of bringing routed rows into expert order, or back. [s]"""
+        if self.eager:
+            return self.eager.permute(rows * hidden, is_back=is_back)
         return self._pair(lambda b: elementwise.permute(rows, hidden, self.accelerator, element_bytes=self.dtype_bytes, backward=b))
 
     def embedding(self, tokens: float, vocab: int, hidden: int) -> tuple[float, float]:
         """Return forward and backward of a lookup in a table of ``vocab`` rows. [s]"""
+        if self.eager:
+            return self.eager.embedding(tokens * hidden, vocab * hidden)
         return self._pair(lambda b: elementwise.embedding(tokens, hidden, self.accelerator, vocab=vocab, element_bytes=self.dtype_bytes, backward=b))
 
     def cross_entropy(self, tokens: float, vocab: int) -> tuple[float, float, float]:
         """Return forward and backward of the loss [s], and the bytes it keeps. [B]"""
         fused = self.software.is_cross_entropy_fused
         kernels = "fused" if fused else self.software.unfused_loss
-        forward, backward = self._pair(lambda b: elementwise.cross_entropy(tokens, vocab, self.accelerator, kernels=kernels, backward=b))
+        if self.eager:
+            forward, backward = self.eager.loss(tokens * vocab)
+        else:
+            forward, backward = self._pair(lambda b: elementwise.cross_entropy(tokens, vocab, self.accelerator, kernels=kernels, backward=b))
         return forward, backward, tokens * vocab * (self.dtype_bytes if fused else 4.0)
 
     def optimizer(self, parameters: float) -> float:
         """Return the time of unscale, clip and step on the local parameters. [s]"""
+        if self.eager:
+            return self.eager.optimizer(parameters, self.software.optimizer_traffic)
         return optimizer.step(parameters, self.software.optimizer_traffic, self.accelerator)
 
     def data_loading(self, samples: int) -> float:

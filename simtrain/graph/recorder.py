@@ -266,10 +266,21 @@ class Recorder:
             "input",
         )
 
-    def permute(self, rows: float, hidden: int, name: str = "permute") -> None:
-        """Record bringing routed rows into expert order, or back."""
-        forward, backward = self.costs.permute(rows, hidden)
-        self.compute(name, forward, backward, needs="input")
+    def permute(self, rows: float, hidden: int, name: str = "permute", *, is_back: bool = False) -> None:
+        """Record bringing routed rows into expert order, or ``is_back``: eager code keeps the rows that it weights then."""
+        forward, backward = self.costs.permute(rows, hidden, is_back=is_back)
+        saves = rows * hidden * self.costs.dtype_bytes if is_back and self.costs.eager else 0.0
+        self.compute(name, forward, backward, saves=saves, needs="input")
+
+    def heads(self, tokens: float, head_dim: int, heads: int, kv_heads: int) -> None:
+        """Record what eager code runs between a projection and attention, nothing else where kernels take the projection as it is.
+
+        Rotated queries and keys are kept beside the projection, which the values keep alive.
+        """
+        forward, backward = self.costs.heads(tokens, head_dim, heads, kv_heads)
+        if backward:
+            rotated = tokens * head_dim * (heads + kv_heads) if forward else 0.0
+            self.compute("heads", forward, backward, saves=rotated * self.costs.dtype_bytes, needs="nothing")
 
     def emit_matmul(
         self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False, pieces: int = 1, is_16bit: bool = False

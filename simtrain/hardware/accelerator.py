@@ -33,7 +33,9 @@ class GemmCurve(Spec):
     grouped: float = Field(default=0.83, gt=0, le=1)
     """Rate of a grouped kernel (one GEMM per expert) over a dense one of the same padded work."""
     misaligned: float = Field(default=0.29, gt=0, le=1)
-    """Rate when a dimension is no multiple of 16 bytes, over the aligned rate; 1 where no matrix units are used."""
+    """Rate when a stride is no multiple of 16 bytes, over the aligned rate; 1 where no matrix units are used."""
+    odd: float | None = Field(default=None, gt=0, le=1)
+    """Rate when a stride is an odd number of 16-bit elements, which cannot be copied into shared memory as a whole; None: as ``misaligned``."""
     intercept: Seconds = 0.0
     """Time of a product without work, in a fit of time over work; it takes the place of a shorter ``launch``. [s]"""
     table_overhead: Seconds = 0.0

@@ -39,6 +39,25 @@ class Operation(Spec):
     """Share of the links' rate that it reaches; gloo's all-gather, for one, sends before it receives and often moves one direction at a time."""
 
 
+class EagerTimes(Spec):
+    """Kernels of eager PyTorch, one for each operation: see :mod:`simtrain.cost.eager`. SM times are seconds of one multiprocessor per element."""
+
+    start: Seconds = Field(ge=0)
+    """From the end of one kernel until the next moves bytes. [s]"""
+    reduction: Seconds = Field(ge=0)
+    """Sums along rows or columns: norms, gradients of their parameters and of biases. [s]"""
+    scalar: Seconds = Field(ge=0)
+    """Operands that are strided, broadcast or of several formats: one element at a time. [s]"""
+    scatter: Seconds = Field(ge=0)
+    """Atomic additions of 16-bit rows. [s]"""
+    optimizer: Seconds = Field(ge=0)
+    """A fused step of Adam, per parameter. [s]"""
+    fit: dict[str, str] = Field(default_factory=dict[str, str])
+    """Rows and errors, by part of the fit."""
+    intervals: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
+    """90 % intervals, by part of the fit; SI units."""
+
+
 class Software(NamedSpec):
     """A training stack of one era. It holds what the same hardware does differently under it."""
 
@@ -81,6 +100,9 @@ class Software(NamedSpec):
     expert_op_time: Seconds | None = None
     """Host time of each of these operations: the shapes of experts' operands depend on the data, which keeps them out of CUDA graphs; None: as
     ``host_op_time``. [s]"""
+    eager: EagerTimes | None = None
+    """Kernels between products and attention as eager PyTorch launches them, those that no other stack has among them (rotary positions, gradients of biases,
+    joined gradients); None: kernels at the rate of a stream, fused as stated above."""
     rates: dict[str, Rates] = Field(default_factory=dict[str, Rates])
     """Sustained rates by family of kernels (name of a file in ``hardware/kernels``); without one, that file's ``sustained`` counts."""
     fit: dict[str, str] = Field(default_factory=dict[str, str])

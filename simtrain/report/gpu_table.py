@@ -18,11 +18,14 @@ COLUMNS = ("rows", "compared", "median", "p90", "bias", "noise")
 
 COLOURS = {
     "launch": "#66707C", "gemm": "#0072B2", "grouped": "#CC79A7", "attention": "#E69F00", "memory": "#009E73", "layer": "#56B4E9", "moe_layer": "#882255",
-    "optimizer": "#3B3B3B", "transfer": "#A6845C", "step": "#D55E00",
+    "optimizer": "#3B3B3B", "transfer": "#A6845C", "step": "#D55E00", "stream": "#117733", "routing": "#999933",
 }  # fmt: skip
 """By kind of work."""
 
-NAMES = {"gemm": "matrix product", "grouped": "grouped product", "memory": "bound by memory", "moe_layer": "layer with experts", "step": "training step"}
+NAMES = {
+    "gemm": "matrix product", "grouped": "grouped product", "memory": "bound by memory", "moe_layer": "layer with experts", "step": "training step",
+    "stream": "sum by size", "routing": "piece of routing",
+}  # fmt: skip
 """Kinds, where their name in the table of measurements is short for something."""
 
 
@@ -137,7 +140,9 @@ def plot_gpu_runs(devices: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]], pat
             left.set_title(f"{about.get('device', '')}: within 10 % in the band")
             _by_kind(right, rows, kinds)
         figure.subplots_adjust(left=0.06, right=0.985, top=1 - 1.05 / height, bottom=0.6 / height, wspace=0.28, hspace=0.2)
-        style.header(figure, "One GPU: predicted against measured", [f"{count:,} measurements, none fitted to", "filled: in a CUDA graph"])
+        is_calibration = any(about.get("cases") == "calibration" for _, about in devices)
+        which = "parameters were fitted to some" if is_calibration else "none fitted to"
+        style.header(figure, "One GPU: predicted against measured", [f"{count:,} measurements, {which}", "filled: in a CUDA graph"])
         style.save(figure, path)
         plt.close(figure)
 

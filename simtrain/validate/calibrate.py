@@ -614,7 +614,7 @@ def _yaml(kernels: Kernels) -> str:
 
 
 def _plain(curve: GemmCurve | AttentionCurve) -> dict[str, Any]:
-    values = curve.model_dump()
+    values = curve.model_dump(exclude_none=True)
     return {name: _microseconds(value) if name in ("intercept", "table_overhead") else value for name, value in values.items()}
 
 

@@ -1,33 +1,33 @@
-"""What the shipped curves and eras say of each measured row of one GPU. Nothing here was fitted to those rows.
+"""What the shipped curves and eras say of each measured row of one GPU. Nothing here was fitted to the rows of the check.
 
-Kernels take the curves of the accelerator at clean clocks and one launch, as a step charges them. Layers and steps take the ordinary path: systems
-record them, the engine replays them, under the software era :data:`ERA`.
+Products and attention take the curves of the accelerator at clean clocks and one launch, as a step charges them; what is bound by memory, the eager kernels of
+the software era :data:`ERA`. Layers and steps take the ordinary path: systems record them, the engine replays them, under that era.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from simtrain.cost import attention, elementwise, gemm, optimizer
+from simtrain.cost import attention, gemm
+from simtrain.cost.eager import EagerKernels
 from simtrain.cost.model import CostModel
 from simtrain.engine.execute import execute
-from simtrain.errors import UnsupportedError
+from simtrain.errors import InputError, UnsupportedError
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.recorder import Recorder
 from simtrain.graph.step import Do, RankClass, Step
 from simtrain.hardware import Cluster, Software
 from simtrain.hardware.accelerator import Accelerator
-from simtrain.hardware.software import Rates
 from simtrain.model import MoE, Transformer
 from simtrain.study.run import run_scenario
 from simtrain.study.settings import Scenario
 from simtrain.systems.dense.megatron_lm import MegatronLM
 from simtrain.systems.moe.megatron_moe import MegatronMoE
 from simtrain.systems.training import Microbatch
+from simtrain.validate.gpu_rows import GpuRow, operation_of
 from simtrain.workload import Pretraining
 
 ERA = "torch_eager_2026"
@@ -42,6 +42,10 @@ ADAM_BYTES = {"bf16": 14.0, "fp32": 28.0}
 """Weight, gradient and two moments read, weight and moments written by a fused step, per parameter. [B]"""
 
 
+EVENTS = 3.2e-6
+"""What the two events around a single call add to it: a kernel that does nothing between them (4.3 us in the median of two sessions on an H100 and two on an
+H200) less a link of a chain of them in a graph (1.1 us). It belongs to the clock of the program, not to the device. [s]"""
+
 class Prediction(NamedTuple):
     """What is predicted for a row."""
 
@@ -51,35 +55,6 @@ class Prediction(NamedTuple):
     """Held by a layer from forward to backward. [B]"""
 
 
-@dataclass(frozen=True)
-class GpuRow:
-    """One measured row; cells that are empty read as 0, no, or an empty text."""
-
-    cells: Mapping[str, str]
-
-    def text(self, column: str) -> str:
-        """Return a cell as it stands."""
-        return self.cells.get(column, "")
-
-    def count(self, column: str) -> int:
-        """Return a whole number."""
-        return int(self.cells.get(column) or 0)
-
-    def number(self, column: str) -> float | None:
-        """Return a number, or None if the cell is empty."""
-        cell = self.cells.get(column)
-        return float(cell) if cell else None
-
-    def flag(self, column: str) -> bool:
-        """Return whether a cell says yes."""
-        return self.cells.get(column) == "yes"
-
-    @property
-    def expert_rows(self) -> list[int]:
-        """Rows of each expert."""
-        return [int(rows) for rows in self.text("expert_rows").split()]
-
-
 class Predictor:
     """Predicts rows on one accelerator.
 
@@ -87,16 +62,27 @@ class Predictor:
     ----------
     cluster
         Any cluster of the device; one accelerator of it is used.
+    era
+        Software; by default :data:`ERA`.
+
+    Raises
+    ------
+    InputError
+        If that software has no eager kernels.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, era: Software | None = None) -> None:
+        self.era = era or Software.load(ERA)
+        if self.era.eager is None:
+            raise InputError(f"software/{self.era.name}.yaml: no key 'eager', which single operations are predicted by; take {ERA}")
         nic = cluster.node.nic.model_copy(update={"count": 1})
         node = cluster.node.model_copy(update={"num_accelerators": 1, "nic": nic})
         self.cluster = cluster.model_copy(update={"node": node, "num_nodes": 1, "name": f"one {cluster.node.accelerator.name}"})
         self.chip: Accelerator = node.accelerator
         self._kinds: dict[str, Callable[[GpuRow], Prediction]] = {
             "launch": self._launch, "gemm": self._gemm, "grouped": self._grouped, "attention": self._attention, "memory": self._memory,
-            "layer": self._layer, "moe_layer": self._layer, "optimizer": self._optimizer, "transfer": self._transfer, "step": self._step,
+            "stream": self._memory, "routing": self._memory, "layer": self._layer, "moe_layer": self._layer, "optimizer": self._optimizer,
+            "transfer": self._transfer, "step": self._step,
         }  # fmt: skip
 
     def predict(self, row: GpuRow) -> Prediction:
@@ -115,67 +101,51 @@ class Predictor:
     # -- kernels ------------------------------------------------------------------------------------------
 
     @cached_property
-    def kernels(self) -> CostModel:
-        """Costs of single kernels at clean clocks."""
-        era = Software.load(ERA)
-        clean = era.model_copy(update={"rates": {self.chip.kernels.name: Rates()}})
-        return CostModel(self.cluster, clean, "bf16", _model(GpuRow({"hidden": "128", "heads": "1", "head_dim": "128", "ffn": "128", "model": "gpt"})))
+    def kernels(self) -> EagerKernels:
+        """Kernels bound by memory."""
+        costs = CostModel(self.cluster, self.era, "bf16", _model(GpuRow({"hidden": "128", "heads": "1", "head_dim": "128", "ffn": "128", "model": "gpt"})))
+        assert costs.eager is not None
+        return costs.eager
 
-    def _kernel(self, seconds: float) -> Prediction:
-        return Prediction(seconds + self.chip.kernels.launch)
+    def _kernel(self, seconds: float, row: GpuRow) -> Prediction:
+        """Return a call of so many seconds of work, its launch included, and the events around it unless it is part of a graph."""
+        return Prediction(seconds + self.chip.kernels.launch + _events(row))
 
     def _launch(self, row: GpuRow) -> Prediction:
-        each = self.chip.kernels.launch if row.flag("is_graphed") else max(self.chip.kernels.launch, Software.load(ERA).host_op_time)
-        return Prediction(row.count("tensors") * each)
+        start = self.kernels.times.start
+        each = start if row.flag("is_graphed") else max(start, self.era.host_op_time)
+        return Prediction(row.count("tensors") * each + _events(row))
 
     def _gemm(self, row: GpuRow) -> Prediction:
         m, n, k = (row.count(dim) for dim in "mnk")
         dtype = row.text("dtype")
-        # The dimensions that are strides in memory, in elements of the operands: of a weight gradient m and n.
-        unit = gemm.ALIGNMENT / gemm.DTYPE_BYTES[dtype]
+        # The dimensions that are strides in memory: of a weight gradient m and n.
         strides = (m, n) if row.text("pass") == "wgrad" and dtype != "fp8" else (n, k)
-        is_aligned = all(dim % unit == 0 for dim in strides)
         sustained = self.chip.kernels.sustained.get("default", 1.0) if row.text("mode") == "sustained" else 1.0
-        return self._kernel(gemm.matmul(m, n, k, self.chip, dtype, sustained=sustained, is_aligned=is_aligned))
+        return self._kernel(gemm.matmul(m, n, k, self.chip, dtype, sustained=sustained, strides=strides), row)
 
     def _grouped(self, row: GpuRow) -> Prediction:
         if row.text("op") != "grouped_mm":
             raise UnsupportedError("a loop over experts, not a grouped kernel")
         is_wgrad = row.text("pass") == "wgrad"
         n, k = row.count("n"), row.count("k")
-        return self._kernel(gemm.grouped_matmul(row.expert_rows, n, k, self.chip, "bf16", is_weight_gradient=is_wgrad, out_bytes=2.0, accumulate=False))
+        return self._kernel(gemm.grouped_matmul(row.expert_rows, n, k, self.chip, "bf16", is_weight_gradient=is_wgrad, out_bytes=2.0, accumulate=False), row)
 
     def _attention(self, row: GpuRow) -> Prediction:
         s, heads, kv_heads, head_dim = (row.count(name) for name in ("seq_len", "heads", "kv_heads", "head_dim"))
         generation, is_backward = GENERATIONS[row.text("backend")], row.text("pass") == "backward"
         call = (row.count("batch"), s, s, heads, kv_heads, head_dim, self.chip, "bf16", generation)
-        return self._kernel(attention.flash(*call, is_causal=row.flag("causal"), backward=is_backward))
+        return self._kernel(attention.flash(*call, is_causal=row.flag("causal"), backward=is_backward), row)
 
     def _memory(self, row: GpuRow) -> Prediction:
-        op, tokens, hidden, is_backward = row.text("op"), row.count("m"), row.count("hidden"), row.text("pass") == "backward"
-        costs, elements = self.kernels, float(row.count("m") * row.count("hidden"))
-        if op in ("layernorm", "rmsnorm"):
-            return Prediction(costs.norm(tokens, hidden)[is_backward])
-        if op == "swiglu":
-            return Prediction(costs.activation(tokens, hidden, op)[is_backward])
-        if op == "embedding":
-            return Prediction(costs.embedding(tokens, row.count("vocab"), hidden)[is_backward])
-        if op == "cross_entropy":
-            return Prediction(costs.cross_entropy(tokens, row.count("vocab"))[is_backward])
-        if op == "gelu":  # no bias here, so one pass
-            return self._kernel(elementwise.activation(tokens, hidden, op, self.chip, backward=is_backward))
-        if op == "softmax":
-            return self._kernel(elementwise.softmax(elements, self.chip, backward=is_backward))
-        if op == "cast_fp8":
-            return self._kernel(elementwise.cast(elements, self.chip))
-        if op in ("copy", "add"):
-            return self._kernel(elementwise.stream(elements * {"copy": 4, "add": 6}[op], self.chip))
-        raise UnsupportedError(f"operation {op!r} has no formula")
+        kernels, elements, element_bytes, table = operation_of(row)
+        zeroed = self.kernels.pair("zero", table)[0] if table else 0.0
+        return Prediction(zeroed + self.kernels.sequence(kernels, elements, element_bytes) + _events(row))
 
     def _optimizer(self, row: GpuRow) -> Prediction:
         if row.text("backend") != "fused":
             raise UnsupportedError("Adam as a sequence of operations on lists: its traffic is not stated anywhere")
-        return Prediction(optimizer.step(row.count("parameters"), ADAM_BYTES[row.text("dtype")], self.chip))
+        return Prediction(self.kernels.optimizer(row.count("parameters"), ADAM_BYTES[row.text("dtype")]))
 
     def _transfer(self, row: GpuRow) -> Prediction:
         if row.text("memory") == "pageable":
@@ -191,7 +161,7 @@ class Predictor:
 
     def _era(self, row: GpuRow) -> Software:
         """Return the software of a row: a graph takes the host away, GPT layers have fewer operations than Llama's."""
-        era, is_gpt = Software.load(ERA), _is_gpt(row)
+        era, is_gpt = self.era, _is_gpt(row)
         changed: dict[str, Any] = {"host_op_time": 0.0} if row.flag("is_graphed") else {}
         if is_gpt:
             changed |= {"forward_ops_per_layer": GPT_OPS[0], "backward_ops_per_layer": GPT_OPS[1], "is_activation_fused": True}
@@ -239,6 +209,11 @@ class Predictor:
         batch = row.count("batch") * row.count("microbatches")
         workload = Pretraining.model_validate({"name": row.text("model"), "model": m, "seq_len": row.count("seq_len"), "global_batch_size": batch})
         return Prediction(run_scenario(Scenario("gpu", system, workload, self.cluster)).metrics["step_time"])
+
+
+def _events(row: GpuRow) -> float:
+    """Return what events add to the time of a row: only calls behind a flush stand alone between two of them. [s]"""
+    return EVENTS if row.text("mode") == "flushed" else 0.0
 
 
 def _is_gpt(row: GpuRow) -> bool:

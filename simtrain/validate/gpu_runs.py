@@ -1,6 +1,7 @@
 """Programs of ``validation/measure/gpu`` on one GPU, predicted and measured: what ``simtrain validate torch --gpu`` does.
 
-A blind check: no parameter that is shipped was fitted to these measurements, or changed after they were seen.
+A check that is blind for numbers: no parameter that is shipped was fitted to these measurements; those of eager kernels were fitted to others, on shapes of
+their own (:mod:`simtrain.validate.calibrate_eager`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import numpy as np
 from simtrain.errors import InputError, SimtrainError, UnsupportedError
 from simtrain.hardware import Cluster
 from simtrain.spec import data_root
-from simtrain.validate.gpu_predict import GpuRow, Predictor
+from simtrain.validate.gpu_predict import Predictor
+from simtrain.validate.gpu_rows import GpuRow
 from simtrain.validate.torch_runs import load_measure
 
 if TYPE_CHECKING:
@@ -204,15 +206,19 @@ def _compared(row: GpuRow, predictor: Predictor) -> dict[str, Any]:
     else:
         status = f"not measured: {status}"
     low, high = row.number("lower_quartile"), row.number("upper_quartile")
-    configuration = {key: value for key, value in row.cells.items() if value and key in _CONFIGURATION}
     return {
         "kind": row.text("kind"), "op": row.text("op"), "model": row.text("model"), "dtype": row.text("dtype"), "pass": row.text("pass"),
         "backend": row.text("backend"), "is_graphed": row.flag("is_graphed"), "recompute": row.flag("recompute"), "mode": row.text("mode"),
-        "configuration": " ".join(f"{key}={value}" for key, value in configuration.items()), "measured": measured, "predicted": predicted,
+        "configuration": configuration_of(row), "measured": measured, "predicted": predicted,
         "error": predicted / measured - 1 if predicted is not None and measured else None,
         "noise": (high - low) / 2 / measured if measured and low and high else None,
         "memory_measured": row.number("activation_bytes"), "memory_predicted": memory, "clock": row.number("clock_after_mhz"), "status": status,
     }  # fmt: skip
+
+
+def configuration_of(row: GpuRow) -> str:
+    """Return the sizes and choices of a row in one line."""
+    return " ".join(f"{key}={value}" for key, value in row.cells.items() if value and key in _CONFIGURATION)
 
 
 _CONFIGURATION = frozenset(

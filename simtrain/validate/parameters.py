@@ -10,6 +10,7 @@ from simtrain.hardware.accelerator import AttentionCurve, GemmCurve, Kernels
 from simtrain.hardware.software import Rates
 from simtrain.spec import data_root, read_yaml
 from simtrain.validate.calibrate import ATTENTION_BOUNDS, GEMM_BOUNDS, expert_bounds
+from simtrain.validate.calibrate_eager import BOUNDS as EAGER_BOUNDS
 from simtrain.validate.intervals import at_bound
 from simtrain.validate.published.fit import PARAMETERS
 
@@ -17,14 +18,14 @@ UNITS = {
     "ramp": "tokens", "k_ramp": "elements of K", "intercept": "us", "table_overhead": "us", "table_cast": "B", "table_traffic": "B", "launch": "us",
     "latency": "us", "half_size": "MB", "exchange_latency": "us", "switch_reduction_latency": "us", "host_op_time": "us", "expert_op_time": "us",
     "collective_gap": "us", "overhead": "us", "unit_rate": "GB/s",
-    "step_overhead": "us", "shard_gap": "us", "optimizer_traffic": "B",
+    "step_overhead": "us", "shard_gap": "us", "optimizer_traffic": "B", "start": "us", "reduction": "ns", "scalar": "ns", "scatter": "ns", "optimizer": "ns",
 }  # fmt: skip
 """Units of parameters; the others are fractions, numbers or exponents."""
 
 MOST = 8
 """Parameters of one fit of an era on one accelerator family."""
 
-_SCALE = {"us": 1e6, "MB": 1e-6, "GB/s": 1e-9}
+_SCALE = {"us": 1e6, "ns": 1e9, "MB": 1e-6, "GB/s": 1e-9}
 
 
 class FittedNumber(NamedTuple):
@@ -66,6 +67,22 @@ def _era_value(software: Software, kernels: str, parameter: str) -> float:
         chosen = Cluster.load(cluster)
         return chosen.node.nic.efficiency * chosen.fabric_efficiency
     return float(getattr(software.rates[kernels], kind) if kind in Rates.model_fields else getattr(software, kind))
+
+
+def fitted_eager() -> list[FittedNumber]:
+    """Return what is fitted to single operations of eager PyTorch."""
+    found: list[FittedNumber] = []
+    for name in Software.names():
+        if "eager" not in read_yaml(data_root() / Software.folder / f"{name}.yaml", name):
+            continue
+        era = Software.load(name)
+        assert era.eager is not None
+        for part, intervals in era.eager.intervals.items():
+            for parameter, (low, high) in intervals.items():
+                value = float(getattr(era.eager, parameter, None) or getattr(era.rates["hopper"], parameter))
+                rows, is_at_bound = era.eager.fit[part].split(" ", 1)[0], at_bound(value, EAGER_BOUNDS[parameter])
+                found.append(FittedNumber(f"software/{name}", part, parameter, value, low, high, rows, is_at_bound))
+    return found
 
 
 def fitted_kernels() -> list[FittedNumber]:
@@ -123,6 +140,8 @@ def fitted_page() -> str:
     lines = [_FITTED_HEAD]
     lines += ["## Training eras", "", *_number_table(fitted_eras()), ""]
     lines += ["Errors of these fits:", "", *_era_errors(), ""]
+    lines += ["## Kernels of eager PyTorch", "", *_number_table(fitted_eager()), ""]
+    lines += ["Errors of these fits:", "", *_eager_errors(), ""]
     lines += ["## Kernels", "", *_number_table(fitted_kernels()), ""]
     lines += ["## Links inside nodes", "", *_number_table(fitted_links())]
     return "\n".join(lines).rstrip() + "\n"
@@ -136,6 +155,11 @@ def _number_table(numbers: Iterable[FittedNumber]) -> list[str]:
         note = "AT A BOUND: an effect is missing" if n.is_at_bound else ""
         lines.append(f"| {n.where} | {n.part} | {n.name} | {value} | {unit} | {n.rows} | {low} to {high} | {note} |")
     return lines
+
+
+def _eager_errors() -> list[str]:
+    eras = [Software.load(name) for name in Software.names()]
+    return [f"- {era.name}, {part}: {text}" for era in eras if era.eager for part, text in era.eager.fit.items()]
 
 
 def _era_errors() -> list[str]:
@@ -157,6 +181,8 @@ Every number that was fitted to measurements, as shipped, written by `python -m 
   (`docs/decisions/0020-out-of-sample-is-what-is-printed.md`). An era without an entry keeps the priors of its software and kernels.
 - **Kernels**: `simtrain calibrate kernels`, on four fifths of a table of kernels; the rows below count all five fifths. What the parameters mean and
   what the fifth left out says: `docs/calibration.md`.
+- **Kernels of eager PyTorch**: `python -m validation.eager_fit`, on single operations that were measured on an H100 and an H200, on shapes that the check of
+  one GPU does not hold (`validation/data/gpu_calibration_*.csv`); `odd`, of products, stands with the kernels. See `simtrain/cost/eager.py`.
 - **Links inside nodes**: `simtrain calibrate collectives`, on four fifths of tables of nccl-tests; see `docs/collectives.md`.
 
 Kernels and links belong to a device, not to an era, and are fitted apart from each other, part by part. Intervals are of 90 %, linearised about the fit; one
@@ -201,7 +227,9 @@ def _curve_table(first: str, curves: Mapping[Any, GemmCurve | AttentionCurve], f
     return lines
 
 
-def _cell(field: str, value: float | bool) -> str:
+def _cell(field: str, value: float | bool | None) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value * _SCALE.get(UNITS.get(field, ''), 1.0):.4g}"

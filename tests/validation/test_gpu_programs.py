@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed; it comes with the extra 'validation'")
 
 from validation.measure.gpu import __main__ as program  # noqa: E402
-from validation.measure.gpu import device, gemm, table, timing  # noqa: E402
+from validation.measure.gpu import calibration, device, gemm, table, timing  # noqa: E402
 from validation.measure.gpu.case import BACK_TO_BACK, Case, Work  # noqa: E402
 from validation.measure.gpu.kinds import CHECKS, KINDS  # noqa: E402
 
@@ -162,3 +162,45 @@ def test_quartiles_and_numbers_of_runs() -> None:
     assert timing.summary([1.0]) == (1.0, 1.0, 1.0, 1)
     assert timing.runs_within(timing.FLUSHED, 10.0) == timing.LEAST
     assert timing.runs_within(timing.FLUSHED, 1e-6) == timing.MOST[timing.FLUSHED]
+
+
+@needs_cpu
+def test_every_case_of_the_calibration_runs_or_says_why_not(tmp_path: Path) -> None:
+    assert program.main(["--out", str(tmp_path), "--calibration"]) == 0
+    rows = [row for row in rows_of(tmp_path) if row["kind"] != "check"]
+    assert {row["kind"] for row in rows} == {*calibration.KINDS, "stream", "moe_layer"}
+    for row in rows:
+        refused = row["is_graphed"] == "yes" and row["kind"] in ("launch", "optimizer", "layer", "moe_layer", "step")
+        assert (row["status"] == "ok") != refused, row
+        assert bool(row["seconds"]) != refused
+
+
+@pytest.mark.parametrize("size", ["tiny", "quick", "full"])
+def test_no_two_cases_of_the_calibration_have_one_configuration(size: str) -> None:
+    cases = [case for kind in calibration.KINDS.values() for case in kind(size)]
+    keys = [table.key_of({"kind": case.kind, **case.values}) for case in cases]
+    assert len(set(keys)) == len(keys)
+    assert {column for case in cases for column in case.values} <= set(table.CONFIGURATION)
+
+
+def test_a_kind_of_the_other_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        program.main(["--out", str(tmp_path), "--calibration", "--only", "attention"])
+    assert "unknown kind 'attention'; allowed are launch, memory, routing" in capsys.readouterr().err
+
+
+def test_the_pieces_of_routing_make_the_layer_that_has_them() -> None:
+    from validation.measure.gpu.models import SHAPES, Experts, swiglu
+    from validation.measure.gpu.routing import places
+
+    torch.manual_seed(0)
+    shape = SHAPES["tiny_moe"]
+    layer, x = Experts(shape, device=CPU, dtype=torch.bfloat16), torch.randn(16, shape.hidden, dtype=torch.bfloat16)
+    weights, chosen = layer.route(x)
+    order = torch.argsort(chosen.flatten(), stable=True)
+    token = order // shape.top_k
+    place, ends = places(chosen.flatten()[order], shape.experts)
+    routed = x.new_zeros(token.numel() + gemm.ALIGNMENT * shape.experts, shape.hidden).index_copy(0, place, x.index_select(0, token))
+    y = gemm.experts_mm(swiglu(gemm.experts_mm(routed, layer.up.transpose(-2, -1), ends)), layer.down.transpose(-2, -1), ends)
+    weighted = y.index_select(0, place) * weights.flatten()[order, None].to(y.dtype)
+    assert torch.equal(torch.zeros_like(x).index_add(0, token, weighted), layer(x))

@@ -59,6 +59,7 @@ class MegaScale(MegatronLM):
         qkv, ffn = m.head_size * (heads + 2 * kv_heads), m.ffn // self.tp
         r.norm(own, m.hidden)
         column_parallel(r, "tp", b.tokens, m.hidden, qkv + ffn * (m.mlp_matrices - 1), "qkv_fc1", is_sequence_parallel=True, chunks=self.tp_overlap)
+        r.heads(b.tokens, m.head_size, heads, kv_heads)
         self.core_attention(r, m, b, heads, kv_heads)
         r.activation(b.tokens, ffn, m.mlp)
         row_parallel(r, "tp", b.tokens, heads * m.head_size + ffn, m.hidden, "proj_fc2", is_sequence_parallel=True, chunks=self.tp_overlap)

@@ -60,6 +60,7 @@ class Ulysses(TransformerTraining):
         qkv = m.head_size * (m.heads + 2 * m.num_kv_heads)
         r.norm(b.tokens, m.hidden)
         r.matmul(b.tokens, m.hidden, qkv, name="qkv")
+        r.heads(b.tokens, m.head_size, m.heads, m.num_kv_heads)
         r.all_to_all("cp", b.tokens * qkv * r.costs.dtype_bytes)
         r.attention(b.seq_len, b.seq_len, heads, m.head_size, batch=b.size, kv_heads=kv_heads, is_causal=m.is_causal, window=m.window)
         r.all_to_all("cp", b.tokens * m.heads * m.head_size * r.costs.dtype_bytes)

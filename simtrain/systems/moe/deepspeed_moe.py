@@ -91,6 +91,7 @@ class DeepSpeedMoE(TransformerTraining):
             with r.backward_only():
                 r.all_reduce("tp", nbytes)
         r.matmul(b.tokens, m.hidden, m.head_size * (heads + 2 * kv_heads), name="qkv")
+        r.heads(b.tokens, m.head_size, heads, kv_heads)
         with r.region("core_attention", saves=b.tokens * m.head_size * (heads + 2 * kv_heads) * r.costs.dtype_bytes):
             r.attention(
                 b.seq_len, b.seq_len, heads, m.head_size, batch=b.size, kv_heads=kv_heads, is_causal=m.is_causal, window=m.window, dropout=m.dropout,

@@ -84,7 +84,7 @@ class MegatronMoE(MegatronLM):
                 r.activation(rows, x.expert_ffn, m.mlp, is_fused_away=is_fused)
             r.grouped_matmul(rows / local, x.expert_ffn, m.hidden, local, "experts_fc2", (not is_fused, True))
             self.exchange(r, m, own, x.top_k)
-            r.permute(moved, m.hidden, "unpermute")
+            r.permute(moved, m.hidden, "unpermute", is_back=True)
         if x.shared_experts:
             width = x.shared_experts * x.expert_ffn
             self.column(r, m, b, width // self.tp * (m.mlp_matrices - 1), "shared_fc1")

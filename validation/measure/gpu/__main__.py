@@ -1,4 +1,4 @@
-"""Measures one GPU: ``python -m validation.measure.gpu --out DIR [--quick] [--only KIND,KIND]``.
+"""Measures one GPU: ``python -m validation.measure.gpu --out DIR [--calibration] [--quick] [--only KIND,KIND]``.
 
 Writes ``gpu_runs.csv``, row by row, and ``gpu_runs.json``, which says on what. A second call goes on where the first one ended.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from validation.measure.gpu import timing
+from validation.measure.gpu import calibration, timing
 from validation.measure.gpu.case import Case
 from validation.measure.gpu.device import Sampler, description
 from validation.measure.gpu.kinds import CHECKS, KINDS
@@ -104,12 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m validation.measure.gpu", description="Measures one GPU.")
     parser.add_argument("--out", type=Path, required=True, help="folder of gpu_runs.csv; what is there already is not measured again")
+    parser.add_argument("--calibration", action="store_true", help="shapes that parameters may be fitted to instead of those of the check")
     parser.add_argument("--quick", action="store_true", help="a few cases of each kind")
-    parser.add_argument("--only", default="", help=f"kinds, separated by commas, of: {', '.join(KINDS)}")
+    parser.add_argument("--only", default="", help=f"kinds, separated by commas, of: {', '.join(KINDS)}; with --calibration: {', '.join(calibration.KINDS)}")
     options = parser.parse_args(arguments)
-    chosen = [kind for kind in options.only.split(",") if kind] or list(KINDS)
-    if unknown := [kind for kind in chosen if kind not in KINDS]:
-        parser.error(f"--only: unknown kind {unknown[0]!r}; allowed are {', '.join(KINDS)}")
+    kinds = calibration.KINDS if options.calibration else KINDS
+    chosen = [kind for kind in options.only.split(",") if kind] or list(kinds)
+    if unknown := [kind for kind in chosen if kind not in kinds]:
+        parser.error(f"--only: unknown kind {unknown[0]!r}; allowed are {', '.join(kinds)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = "tiny" if device.type == "cpu" else "quick" if options.quick else "full"
     if device.type == "cpu":
@@ -121,10 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     about = options.out / "gpu_runs.json"
     if not about.exists():
-        about.write_text(json.dumps(description(device) | {"size": size, "timing": timing.__doc__}, indent=1) + "\n")
+        chosen_set = {"cases": "calibration" if options.calibration else "check", "size": size, "timing": timing.__doc__}
+        about.write_text(json.dumps(description(device) | chosen_set, indent=1) + "\n")
     session = Session(device, table)
     try:
-        measure_all(session, [(kind, case) for kind in chosen for case in KINDS[kind](size)])
+        measure_all(session, [(kind, case) for kind in chosen for case in kinds[kind](size)])
     except DeviceLostError as error:
         # The rows so far are written, and so is that of the case that broke the device: a new process goes on after it.
         print(f"device lost, starting again: {error}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +70,7 @@ def description(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "device": platform.processor() or platform.machine(),
         "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-        "host_threads": torch.get_num_threads(), "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "host": _processor(), "host_threads": torch.get_num_threads(), "system": f"{platform.system()} {platform.release().split('-')[0]}",
     }  # fmt: skip
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -90,3 +91,12 @@ def _nvidia_smi() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError) as error:
         return {"unavailable": str(error)}
     return dict(zip(fields, (cell.strip() for cell in shown.strip().splitlines()[0].split(","))))
+
+
+def _processor() -> str | None:
+    """Return the name of the host's processor, as Linux knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

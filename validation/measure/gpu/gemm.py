@@ -47,19 +47,19 @@ def cases(size: str) -> Iterator[Case]:
         for out, inner in shapes:
             for rows in tokens:
                 for direction in PASSES:
-                    yield _dense(model, "bf16", direction, *of_pass(direction, rows, out, inner))
+                    yield dense(model, "bf16", direction, *of_pass(direction, rows, out, inner))
                     if model != "llama3_head" and (rows == tokens[-1]):
                         yield _fp8(model, "row", direction, *of_pass(direction, rows, out, inner))
     odd = ((5, 7, 3),) if size == "tiny" else ODD
     for shape in odd if size != "quick" else odd[:4]:
-        yield _dense("odd", "bf16", "forward", *shape)
+        yield dense("odd", "bf16", "forward", *shape)
     cube = 16 if size == "tiny" else 4096
     yield _fp8("cube", "tensor", "forward", cube, cube, cube)
     for dtype in ("fp16", "tf32", "fp32"):
-        yield _dense("cube", dtype, "forward", cube, cube, cube)
+        yield dense("cube", dtype, "forward", cube, cube, cube)
     for edge in (cube, 2 * cube):
-        yield _dense("cube", "bf16", "forward", edge, edge, edge)
-        yield _dense("cube", "bf16", "forward", edge, edge, edge, SUSTAINED)
+        yield dense("cube", "bf16", "forward", edge, edge, edge)
+        yield dense("cube", "bf16", "forward", edge, edge, edge, SUSTAINED)
 
 
 def grouped_cases(size: str) -> Iterator[Case]:
@@ -71,8 +71,8 @@ def grouped_cases(size: str) -> Iterator[Case]:
             for load in ("balanced", "skewed"):
                 rows = loads(routed, experts, load)
                 for direction in PASSES:
-                    yield _grouped(model, direction, load, rows, ffn, hidden)
-                yield _grouped(model, "forward", load, rows, hidden, ffn)
+                    yield grouped(model, direction, load, rows, ffn, hidden)
+                yield grouped(model, "forward", load, rows, hidden, ffn)
 
 
 def loads(routed: int, experts: int, load: str) -> list[int]:
@@ -82,7 +82,8 @@ def loads(routed: int, experts: int, load: str) -> list[int]:
     return [round(routed * share / sum(shares) / ALIGNMENT) * ALIGNMENT for share in shares]
 
 
-def _dense(model: str, dtype: str, direction: str, m: int, n: int, k: int, mode: str = FLUSHED) -> Case:
+def dense(model: str, dtype: str, direction: str, m: int, n: int, k: int, mode: str = FLUSHED) -> Case:
+    """Return one product."""
     values = {"op": "mm", "model": model, "dtype": dtype, "pass": direction, "m": m, "n": n, "k": k, "mode": mode}
     return Case("gemm", values, partial(_build_dense, dtype, direction, m, n, k, mode))
 
@@ -128,7 +129,8 @@ def scaled(a: Tensor, scale_a: Tensor, b: Tensor, scale_b: Tensor, *, is_fast: b
     return lambda: torch._scaled_mm(a, b.t(), scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, use_fast_accum=is_fast)
 
 
-def _grouped(model: str, direction: str, load: str, rows: Sequence[int], out: int, inner: int) -> Case:
+def grouped(model: str, direction: str, load: str, rows: Sequence[int], out: int, inner: int) -> Case:
+    """Return the product of every expert in one pass; ``out`` and ``inner`` are those of the linear layer."""
     _, n, k = of_pass(direction, 0, out, inner) if direction != "wgrad" else (0, out, inner)
     values = {
         "op": "grouped_mm" if grouped_mm else "loop", "model": model, "dtype": "bf16", "pass": direction, "m": sum(rows), "n": n, "k": k,

@@ -37,14 +37,20 @@ def cases(size: str, has_experts: bool) -> Iterator[Case]:
             for load in ("balanced", "skewed") if has_experts else ("",):
                 for direction, recompute in VARIANTS:
                     for is_graphed in (False, True):
-                        values = {
-                            "op": "layer", "model": name, "dtype": "bf16", "pass": direction, "batch": batch, "seq_len": seq_len, "heads": shape.heads,
-                            "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "hidden": shape.hidden, "ffn": shape.ffn, "causal": True,
-                            "experts": shape.experts or None, "top_k": shape.top_k or None, "backend": "flash", "load": load, "recompute": recompute,
-                            "is_graphed": is_graphed, "mode": BACK_TO_BACK,
-                        }  # fmt: skip
-                        build = partial(_build, shape, batch, seq_len, load == "skewed", direction, recompute, is_graphed)
-                        yield Case("moe_layer" if has_experts else "layer", values, build)
+                        yield case(name, batch, seq_len, load, direction, recompute, is_graphed)
+
+
+def case(name: str, batch: int, seq_len: int, load: str, direction: str, recompute: bool, is_graphed: bool) -> Case:
+    """Return one layer of a shape in :data:`SHAPES`."""
+    shape = SHAPES[name]
+    values = {
+        "op": "layer", "model": name, "dtype": "bf16", "pass": direction, "batch": batch, "seq_len": seq_len, "heads": shape.heads,
+        "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "hidden": shape.hidden, "ffn": shape.ffn, "causal": True,
+        "experts": shape.experts or None, "top_k": shape.top_k or None, "backend": "flash", "load": load, "recompute": recompute,
+        "is_graphed": is_graphed, "mode": BACK_TO_BACK,
+    }  # fmt: skip
+    build = partial(_build, shape, batch, seq_len, load == "skewed", direction, recompute, is_graphed)
+    return Case("moe_layer" if shape.experts else "layer", values, build)
 
 
 def _build(shape: Shape, batch: int, seq_len: int, is_skewed: bool, direction: str, recompute: bool, is_graphed: bool, device: torch.device) -> Work:

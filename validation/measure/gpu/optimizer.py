@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from validation.measure.gpu.case import BACK_TO_BACK, DTYPES, Case, Work, random, relative_error
+from validation.measure.gpu.graphs import graphed
 
 STATE_BYTES = {"bf16": 14, "fp32": 28}
 """Weight, gradient and two moments read, weight and moments written, per parameter. [B]"""
@@ -18,17 +19,23 @@ def cases(size: str) -> Iterator[Case]:
     for parameters, tensors in {"tiny": ((64, 4),), "quick": ((10**8, 20),)}.get(size, ((10**7, 1000), (10**8, 20), (10**9, 100))):
         for dtype in STATE_BYTES:
             for backend in ("fused", "foreach"):
-                values = {"op": "adamw", "dtype": dtype, "pass": "update", "parameters": parameters, "tensors": tensors, "backend": backend}
-                yield Case("optimizer", values | {"mode": BACK_TO_BACK}, partial(_build, parameters, tensors, dtype, backend))
+                yield case(parameters, tensors, dtype, backend)
 
 
-def _build(parameters: int, tensors: int, dtype: str, backend: str, device: torch.device) -> Work:
+def case(parameters: int, tensors: int, dtype: str, backend: str, is_graphed: bool | None = None) -> Case:
+    """Return one step of Adam, issued by the host or, if ``is_graphed``, replayed."""
+    values = {"op": "adamw", "dtype": dtype, "pass": "update", "parameters": parameters, "tensors": tensors, "backend": backend, "mode": BACK_TO_BACK}
+    return Case("optimizer", values | {"is_graphed": is_graphed}, partial(_build, parameters, tensors, dtype, backend, bool(is_graphed)))
+
+
+def _build(parameters: int, tensors: int, dtype: str, backend: str, is_graphed: bool, device: torch.device) -> Work:
     each = parameters // tensors
     weights = [random(each, device=device, dtype=DTYPES[dtype]).requires_grad_() for _ in range(tensors)]
     for w in weights:
         w.grad = torch.randn_like(w)
-    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=backend == "fused", foreach=backend == "foreach")
-    return Work(optimizer.step, nbytes=float(each * tensors * STATE_BYTES[dtype]), mode=BACK_TO_BACK)
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=backend == "fused", foreach=backend == "foreach", capturable=is_graphed)
+    run = graphed(optimizer.step) if is_graphed else optimizer.step
+    return Work(run, nbytes=float(each * tensors * STATE_BYTES[dtype]), mode=BACK_TO_BACK)
 
 
 def check(device: torch.device) -> dict[str, float]:

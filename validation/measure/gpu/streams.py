@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everywhere
 from torch import Tensor
 
-from validation.measure.gpu.case import BACK_TO_BACK, Case, Work, random, relative_error
+from validation.measure.gpu.case import BACK_TO_BACK, Case, Run, Work, random, relative_error
 from validation.measure.gpu.graphs import graphed
 
 Parts = tuple[Callable[[], Tensor], list[Tensor]]
+"""An operation, and what it takes gradients of."""
 
 CHAIN = 200
 """Kernels in a row that do next to nothing."""
@@ -22,7 +23,7 @@ ROWS = {"full": ((2048, 2048), (8192, 4096), (16384, 8192)), "quick": ((8192, 40
 LOGITS = {"full": ((2048, 50304), (4096, 128256)), "quick": ((4096, 50304),), "tiny": ((4, 16),)}
 
 
-def _elementwise(op: str, tokens: int, hidden: int, device: torch.device) -> Parts:
+def elementwise(op: str, tokens: int, hidden: int, device: torch.device) -> Parts:
     """Return an operation on ``[tokens, hidden]`` and what it takes gradients of."""
     x, y = random(tokens, hidden, device=device), random(tokens, hidden, device=device)
     weight, bias = random(hidden, device=device), random(hidden, device=device)
@@ -56,56 +57,65 @@ def cases(size: str) -> Iterator[Case]:
         for op in OPERATIONS:
             for direction in ("forward",) if op in ONE_WAY else ("forward", "backward"):
                 nbytes = tokens * hidden * LEAST_BYTES[op, direction]
-                yield _case(op, direction, {"m": tokens, "hidden": hidden}, partial(_elementwise, op, tokens, hidden), nbytes)
+                yield case(op, direction, {"m": tokens, "hidden": hidden}, partial(elementwise, op, tokens, hidden), nbytes)
         vocab = 32 if size == "tiny" else 50304
         # Backward writes the gradient of the whole table: most of it is zero.
         for direction, elements in (("forward", 2 * tokens * hidden), ("backward", (tokens + vocab) * hidden)):
-            yield _case("embedding", direction, {"m": tokens, "hidden": hidden, "vocab": vocab}, partial(_embedding, tokens, hidden, vocab), 2 * elements)
+            yield case("embedding", direction, {"m": tokens, "hidden": hidden, "vocab": vocab}, partial(embedding, tokens, hidden, vocab), 2 * elements)
     for tokens, vocab in LOGITS[size]:
         for direction in ("forward", "backward"):
             nbytes = tokens * vocab * LEAST_BYTES["cross_entropy", direction]
-            yield _case("cross_entropy", direction, {"m": tokens, "vocab": vocab}, partial(_cross_entropy, tokens, vocab), nbytes)
+            yield case("cross_entropy", direction, {"m": tokens, "vocab": vocab}, partial(cross_entropy, tokens, vocab), nbytes)
 
 
 def launch_cases(size: str) -> Iterator[Case]:
     """Return chains of kernels that do next to nothing: what a launch costs the host, and the device in a graph."""
     for is_graphed in (False, True):
         values = {"op": "add_one", "dtype": "fp32", "pass": "forward", "tensors": CHAIN, "is_graphed": is_graphed, "mode": BACK_TO_BACK}
-        yield Case("launch", values, partial(_chain, is_graphed))
+        yield Case("launch", values, partial(chain, CHAIN, is_graphed))
 
 
-def _chain(is_graphed: bool, device: torch.device) -> Work:
+def chain(count: int, is_graphed: bool, device: torch.device) -> Work:
+    """Return so many kernels in a row that do next to nothing."""
     x = torch.zeros(16, device=device)
 
     def run() -> None:
-        for _ in range(CHAIN):
+        for _ in range(count):
             x.add_(1.0)
 
     return Work(graphed(run) if is_graphed else run, mode=BACK_TO_BACK)
 
 
-def _case(op: str, direction: str, shape: dict[str, int], parts: Callable[[torch.device], Parts], nbytes: float) -> Case:
+def case(op: str, direction: str, shape: dict[str, int], parts: Callable[[torch.device], Parts], nbytes: float) -> Case:
+    """Return one call of an operation bound by memory."""
     values = {"op": op, "dtype": "bf16", "pass": direction, **shape, "mode": "flushed"}
-    return Case("memory", values, partial(_build, parts, direction, float(nbytes)))
+    return Case("memory", values, partial(_single, parts, direction, float(nbytes)))
 
 
-def _build(parts: Callable[[torch.device], Parts], direction: str, nbytes: float, device: torch.device) -> Work:
-    run, inputs = parts(device)
+def _single(parts: Callable[[torch.device], Parts], direction: str, nbytes: float, device: torch.device) -> Work:
+    return Work(prepared(parts(device), direction), nbytes=nbytes)
+
+
+def prepared(parts: Parts, direction: str) -> Run:
+    """Return an operation in one direction, ready to run again and again."""
+    run, inputs = parts
     if direction == "forward":
-        return Work(run, nbytes=nbytes)
+        return run
     for x in inputs:
         x.requires_grad_()
     out = run()
     gradient = torch.randn_like(out)
-    return Work(lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True), nbytes=nbytes)
+    return lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True)
 
 
-def _embedding(tokens: int, hidden: int, vocab: int, device: torch.device) -> Parts:
+def embedding(tokens: int, hidden: int, vocab: int, device: torch.device) -> Parts:
+    """Return a lookup of tokens in a table."""
     table, chosen = random(vocab, hidden, device=device), torch.randint(vocab, (tokens,), device=device)
     return lambda: F.embedding(chosen, table), [table]
 
 
-def _cross_entropy(tokens: int, vocab: int, device: torch.device) -> Parts:
+def cross_entropy(tokens: int, vocab: int, device: torch.device) -> Parts:
+    """Return a loss on logits."""
     logits, targets = random(tokens, vocab, device=device), torch.randint(vocab, (tokens,), device=device)
     return lambda: F.cross_entropy(logits.float(), targets), [logits]
 
@@ -115,7 +125,7 @@ def check(device: torch.device) -> dict[str, float]:
 
     def of(op: str) -> tuple[Tensor, list[Any]]:
         torch.manual_seed(0)
-        run, inputs = _elementwise(op, 16, 64, device)
+        run, inputs = elementwise(op, 16, 64, device)
         return run(), [x.double() for x in inputs]
 
     found: dict[str, float] = {}
@@ -125,7 +135,7 @@ def check(device: torch.device) -> dict[str, float]:
     found["rmsnorm"] = relative_error(out, x / (x * x).mean(-1, keepdim=True).sqrt() * w)
     out, (x, y) = of("swiglu")
     found["swiglu"] = relative_error(out, x / (1 + (-x).exp()) * y)
-    _, (logits,) = _cross_entropy(16, 64, device)
+    _, (logits,) = cross_entropy(16, 64, device)
     torch.manual_seed(1)
     targets = torch.randint(64, (16,), device=device)
     expected = (logits.double().logsumexp(-1) - logits.double()[torch.arange(16, device=device), targets]).mean()

@@ -49,14 +49,19 @@ CHOSEN = {"full": STEPS, "quick": (STEPS[0], STEPS[8]), "tiny": (Step("tiny_gpt"
 def cases(size: str) -> Iterator[Case]:
     """Return the steps of a set of cases, eager and graphed."""
     for step in CHOSEN[size]:
-        shape = SHAPES[step.model]
         for is_graphed in (False, True):
-            values = {
-                "op": "step", "dtype": "bf16", "pass": "step", **step._asdict(), "heads": shape.heads, "kv_heads": shape.kv_heads,
-                "head_dim": shape.head_dim, "hidden": shape.hidden, "ffn": shape.ffn, "experts": shape.experts or None, "top_k": shape.top_k or None,
-                "causal": True, "backend": "flash", "is_graphed": is_graphed, "mode": BACK_TO_BACK,
-            }  # fmt: skip
-            yield Case("step", values, partial(_build, step, is_graphed))
+            yield case(step, is_graphed)
+
+
+def case(step: Step, is_graphed: bool) -> Case:
+    """Return one training step."""
+    shape = SHAPES[step.model]
+    values = {
+        "op": "step", "dtype": "bf16", "pass": "step", **step._asdict(), "heads": shape.heads, "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim, "hidden": shape.hidden, "ffn": shape.ffn, "experts": shape.experts or None, "top_k": shape.top_k or None,
+        "causal": True, "backend": "flash", "is_graphed": is_graphed, "mode": BACK_TO_BACK,
+    }  # fmt: skip
+    return Case("step", values, partial(_build, step, is_graphed))
 
 
 class Trainer:
