@@ -105,6 +105,23 @@ def test_what_is_filled_in_is_noted() -> None:
     }  # fmt: skip
 
 
+def test_layers_are_repeated_whole_before_torch_2_1() -> None:
+    """The foundry's first policy for mixed precision is of June 2023; early stop came in October."""
+    cells = {"framework": "llm-foundry/Composer", "source_key": "llm-foundry", "model_name": "mpt-7b", "sharding": "fsdp-zero3", "pp": "1", "tp": "1"}
+    stops = {p: scenario_of(row(**cells, precision=p)).scenario.system.software.stops_recomputing for p in ("bf16-pure/PURE", "bf16-amp/DEFAULT")}
+    assert stops == {"bf16-pure/PURE": False, "bf16-amp/DEFAULT": True}
+
+
+def test_a_fit_tells_slow_accelerators_from_slow_products() -> None:
+    """Runs of 8 to 1,024 accelerators, each printed ten times, of which only the spread of clocks differs from the start: it is found, products keep their rate."""
+    rows = [row(id=f"x-{n}-{h}-{i}", hidden=h, ffn=str(4 * int(h)), tp="1", pp="1", num_gpus=str(n), gbs=str(16 * n), mbs="4")
+            for n in (8, 32, 128, 1024) for h in ("4096", "8192") for i in range(10)]  # fmt: skip
+    times = np.exp(fitting.log_times(rows, "ampere", {"gemm": 0.8, "spread": 0.03}))
+    measured = [PublishedRow({**r.cells, "step_time_s": repr(float(t))}) for r, t in zip(rows, times, strict=True)]
+    found = fitting.fit(fitting.Problem(measured, "ampere", ("gemm", "spread")), {"gemm": 0.8, "spread": 0.015}, workers=1)
+    assert dict(zip(found.names, found.values, strict=True)) == pytest.approx({"gemm": 0.8, "spread": 0.03}, rel=0.15)
+
+
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="num_gpus"):
