@@ -38,7 +38,7 @@ _DENSE = ("gemm", "attention", "memory")
 
 ERAS: tuple[Era, ...] = (
     Era("megatron_deepspeed_2023_node", "ampere", ("gemm", "host_op_time", "ops_per_collective", "optimizer_traffic"), most=200),
-    Era("megatron_deepspeed_2023", "ampere", (*_DENSE, "collective", "host_op_time", "collective_gap", "optimizer_traffic"), {"vtrain_a100": 0.8}),
+    Era("megatron_deepspeed_2023", "ampere", ("gemm", "memory")),
     Era("megatron_deepspeed_2022", "ampere", (*_DENSE, "collective", "host_op_time", "collective_gap"), {"jean_zay_a100": 0.2}),
     Era("megatron_2021", "ampere", _DENSE),
     Era("fsdp_2023", "ampere", (*_DENSE, "overlap_slowdown", "step_overhead", "spread"), {"mosaic_a100": 0.7}),
