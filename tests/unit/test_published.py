@@ -113,7 +113,7 @@ def test_layers_are_repeated_whole_before_torch_2_1() -> None:
 
 
 def test_a_fit_tells_slow_accelerators_from_slow_products() -> None:
-    """Runs of 8 to 1,024 accelerators, each printed ten times, of which only the spread of clocks differs from the start: it is found, products keep their rate."""
+    """Runs of 8 to 1,024 accelerators, each printed ten times, where only the spread of clocks differs from the start: it is found."""
     rows = [row(id=f"x-{n}-{h}-{i}", hidden=h, ffn=str(4 * int(h)), tp="1", pp="1", num_gpus=str(n), gbs=str(16 * n), mbs="4")
             for n in (8, 32, 128, 1024) for h in ("4096", "8192") for i in range(10)]  # fmt: skip
     times = np.exp(fitting.log_times(rows, "ampere", {"gemm": 0.8, "spread": 0.03}))

@@ -52,7 +52,7 @@ ERAS: tuple[Era, ...] = (
     Era("torchtitan_2024", "hopper_500w", ("gemm", "gemm_8bit", "attention", "memory", "overlap_slowdown", "spread")),
     Era("mlperf_2024", "hopper", ("gemm_8bit", "memory", "spread")),
     Era("mlperf_2025", "hopper", ("gemm_8bit", "attention", "memory")),
-    Era("mlperf_2025", "blackwell", ("gemm_8bit", "gemm_4bit", "memory", "step_overhead")),
+    Era("mlperf_2025", "blackwell", ("gemm_8bit", "gemm_4bit", "memory", "step_overhead", "spread")),
     Era("megatron_core_2026", "blackwell", (*_DENSE, "host_op_time", "collective_gap", "ops_per_collective", "optimizer_traffic")),
     Era("megatron_bridge_2025", "hopper", ("gemm_8bit", "grouped", "expert_op_time")),
     Era("megatron_bridge_2025", "blackwell", ("gemm", "gemm_8bit", "grouped", "memory", "expert_op_time")),
