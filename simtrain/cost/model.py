@@ -15,6 +15,7 @@ from simtrain.cost import elementwise, gemm, optimizer
 from simtrain.cost.collective import Transfer, collective, spine_slowdown
 from simtrain.cost.eager import EagerKernels
 from simtrain.cost.placement import Group, span_of, span_of_group
+from simtrain.cost.slowest import rate_of_slowest
 from simtrain.cost.span import Span
 from simtrain.errors import InputError, did_you_mean
 from simtrain.hardware import Cluster, Software
@@ -65,7 +66,8 @@ class CostModel:
         kernels = self.accelerator.kernels
         self.eager = EagerKernels(self.accelerator, software.eager, self.dtype_bytes) if software.eager else None
         self.launch = kernels.launch
-        self.attention_sustained = (self.rates.attention or self.rates.gemm) * self.accelerator.power_factor
+        self.clock = self.accelerator.power_factor * rate_of_slowest(cluster.num_accelerators, self.rates.spread)
+        self.attention_sustained = (self.rates.attention or self.rates.gemm) * self.clock
         self.memory_rate = self.accelerator.memory_bandwidth * kernels.memory.efficiency
         self.norm_parameters = 2 if model.norm == "layernorm" and model.has_bias else 1
         self.moments = 8.0
@@ -126,7 +128,7 @@ class CostModel:
         r = self.rates
         narrow = r.gemm_8bit or r.gemm
         rate = {"fp8": narrow, "int8": narrow, "nvfp4": r.gemm_4bit or narrow}.get(dtype, r.gemm)
-        return rate * self.accelerator.power_factor
+        return rate * self.clock
 
     def cast(self, elements: float) -> float:
         """Return the time to cast elements to the run's format of 8 bits or less. [s]"""
@@ -215,6 +217,10 @@ class CostModel:
     def copy(self, elements: float) -> float:
         """Return the time to read and write elements once. [s]"""
         return elementwise.stream(2 * elements * self.dtype_bytes, self.accelerator) + self.launch
+
+    def rotary(self, elements: float) -> float:
+        """Return the time to rotate elements of queries and keys one way: a cast, a complex product and a cast back for each of the two. [s]"""
+        return elementwise.stream(self.software.rotary_traffic * elements, self.accelerator) + 6 * self.launch
 
     def permute(self, rows: float, hidden: int, *, is_back: bool = False) -> tuple[float, float]:
         """Return forward and backward of bringing routed rows into expert order, or back. [s]"""

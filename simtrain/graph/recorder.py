@@ -266,6 +266,12 @@ class Recorder:
             "input",
         )
 
+    def rotary(self, elements: float) -> None:
+        """Record rotary positions on so many elements of queries and keys, where the stack has kernels for them; the backward turns back by the same angles."""
+        if self.costs.software.rotary_traffic:
+            seconds = self.costs.rotary(elements)
+            self.compute("rotary", seconds, seconds, needs="nothing")
+
     def permute(self, rows: float, hidden: int, name: str = "permute", *, is_back: bool = False) -> None:
         """Record bringing routed rows into expert order, or ``is_back``: eager code keeps the rows that it weights then."""
         forward, backward = self.costs.permute(rows, hidden, is_back=is_back)

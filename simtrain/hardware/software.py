@@ -28,6 +28,8 @@ class Rates(Spec):
     """Streams through device memory."""
     collective: float = Field(default=1.0, gt=0, le=1.25)
     """Collectives inside a node, over the rate of ranks that do nothing else and all start at once."""
+    spread: float = Field(default=0.0, ge=0, le=0.1)
+    """Standard deviation of products and attention between accelerators of one kind, over their average rate: a step runs at the rate of the slowest."""
 
 
 class Operation(Spec):
@@ -79,6 +81,8 @@ class Software(NamedSpec):
     is_cross_entropy_fused: bool = False
     unfused_loss: Literal["vocab_parallel", "log_softmax"] = "vocab_parallel"
     """Kernels of a loss that is not fused: those of Megatron's vocabulary-parallel loss, or of torch's cross-entropy."""
+    rotary_traffic: float = Field(default=0.0, ge=0)
+    """Bytes that rotary positions move per element of queries and keys, each way, in kernels of their own; 0: in the kernels beside them. [B]"""
     accumulates_in_product: bool = True
     """Whether the product that makes a weight's gradient adds it to the accumulator (Megatron's fused accumulation); if not, it is written and another
     kernel adds it, or copies it into the buffer that is reduced."""

@@ -29,7 +29,7 @@ __all__ = ["RECOMPUTE", "LayerKind", "Microbatch", "TransformerTraining"]
 RECOMPUTE = {
     "none": frozenset[str](),
     "selective": frozenset({"core_attention"}),
-    "op": frozenset({"norm", "activation", "proj", "up"}),
+    "op": frozenset({"norm", "activation", "proj", "up", "rotary"}),
     "full": frozenset({"layer"}),
 }
 """Regions of each form. ``op`` keeps attention and every second product, as torchtitan's selective activation checkpointing does (recalled)."""

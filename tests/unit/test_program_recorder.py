@@ -320,6 +320,18 @@ def test_masks_that_backward_reads_are_made_again() -> None:
     assert early == whole  # the last dropout keeps its mask
 
 
+@pytest.mark.parametrize(("recompute", "times"), [("none", 2), ("op", 3), ("full", 3)])
+def test_rotary_positions_move_bytes_of_their_own_where_a_stack_has_kernels_for_them(recompute: str, times: int) -> None:
+    """Queries and keys of this rank, 20 bytes an element and six launches: forward, backward, and once more where they are not kept."""
+    model = GPT.model_copy(update={"position": "rope", "dropout": 0.0, "kv_heads": 4})
+    found = [layer_of(m, tp=2, recompute=recompute, software=s) for m in (model, GPT) for s in (UNFUSED, UNFUSED.model_copy(update={"rotary_traffic": 20.0}))]
+    plain, apart, learned, still = (r.forward("f").alone + r.backward("b").alone for r in found)
+    c, elements = found[0].costs, S * B * (H // A) * (A // 2 + 4 // 2)
+    one = 20.0 * elements / c.memory_rate + 6 * c.launch
+    assert apart - plain == pytest.approx(times * one, rel=1e-6)
+    assert learned == still
+
+
 def test_only_whole_layers_stop_early() -> None:
     model = GPT.model_copy(update={"dropout": 0.0})
     whole, early = (names(layer_of(model, tp=1, recompute="op", software=s).backward("b")) for s in (UNFUSED, EARLY))

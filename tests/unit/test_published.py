@@ -105,6 +105,23 @@ def test_what_is_filled_in_is_noted() -> None:
     }  # fmt: skip
 
 
+def test_layers_are_repeated_whole_before_torch_2_1() -> None:
+    """The foundry's first policy for mixed precision is of June 2023; early stop came in October."""
+    cells = {"framework": "llm-foundry/Composer", "source_key": "llm-foundry", "model_name": "mpt-7b", "sharding": "fsdp-zero3", "pp": "1", "tp": "1"}
+    stops = {p: scenario_of(row(**cells, precision=p)).scenario.system.software.stops_recomputing for p in ("bf16-pure/PURE", "bf16-amp/DEFAULT")}
+    assert stops == {"bf16-pure/PURE": False, "bf16-amp/DEFAULT": True}
+
+
+def test_a_fit_tells_slow_accelerators_from_slow_products() -> None:
+    """Runs of 8 to 1,024 accelerators, each printed ten times, where only the spread of clocks differs from the start: it is found."""
+    rows = [row(id=f"x-{n}-{h}-{i}", hidden=h, ffn=str(4 * int(h)), tp="1", pp="1", num_gpus=str(n), gbs=str(16 * n), mbs="4")
+            for n in (8, 32, 128, 1024) for h in ("4096", "8192") for i in range(10)]  # fmt: skip
+    times = np.exp(fitting.log_times(rows, "ampere", {"gemm": 0.8, "spread": 0.03}))
+    measured = [PublishedRow({**r.cells, "step_time_s": repr(float(t))}) for r, t in zip(rows, times, strict=True)]
+    found = fitting.fit(fitting.Problem(measured, "ampere", ("gemm", "spread")), {"gemm": 0.8, "spread": 0.015}, workers=1)
+    assert dict(zip(found.names, found.values, strict=True)) == pytest.approx({"gemm": 0.8, "spread": 0.03}, rel=0.15)
+
+
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="num_gpus"):
@@ -226,18 +243,18 @@ def test_a_fit_without_a_record_is_out_of_sample_nowhere(monkeypatch: pytest.Mon
     monkeypatch.setattr(evaluate, "record_of", lambda software: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
     fitted = predict(row(sharding="FSDP", framework="llm-foundry", pp="1", tp="1", model_name="mpt-1b", gbs="64"))
     assert (fitted.is_fitted, fitted.left_out, fitted.step_time is None) == (True, None, False)
-    assert predict(row()).left_out is not None
+    assert predict(row(framework="Megatron-LM (2022)", source_key="korthikanti-2022")).left_out is not None
 
 
 def test_a_row_that_was_fitted_to_is_predicted_without_its_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that saw the row, with gemm halved in its fold: the left-out prediction is slower, the shipped one is not; a row unseen has one of both."""
-    seen = row(sharding="FSDP", framework="llm-foundry", pp="1", tp="1", model_name="mpt-1b", gbs="64")
+    seen = row(sharding="FSDP", framework="llm-foundry", pp="1", tp="1", model_name="mpt-1b", gbs="256")
     name = scenario_of(seen).scenario.system.model_dump()["software"]["name"]
     fold = f"fold {seen.fold(fitting.FOLDS)}"
     parts = {f"fold {k}": {"gemm": 0.45 if f"fold {k}" == fold else 0.9} for k in range(fitting.FOLDS)}
     record = FitRecord(fitted_to=(seen.fingerprint,), left_out=parts)
     monkeypatch.setattr(evaluate, "record_of", lambda software: record if software == name else None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
-    known, unknown = predict(seen), predict(row(**{**dict(seen.cells), "gbs": "128"}))
+    known, unknown = predict(seen), predict(row(**{**dict(seen.cells), "gbs": "512"}))
 
     assert known.is_fitted
     assert not unknown.is_fitted

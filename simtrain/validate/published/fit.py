@@ -59,6 +59,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("attention", "1", 0.2, 1.6, 0.5),
         Parameter("memory", "1", 0.3, 1.1, 0.4),
         Parameter("collective", "1", 0.3, 1.1, 0.3),
+        Parameter("spread", "1", 0.001, 0.06, 0.7),
         Parameter("host_op_time", "s", 1e-7, 2e-4, 1.0),
         Parameter("ops_per_collective", "1", 0.1, 30.0, 1.0),
         Parameter("ops_per_expert_block", "1", 1.0, 300.0, 1.0),
@@ -76,6 +77,9 @@ PARAMETERS: dict[str, Parameter] = {
 
 NOISE = 0.04
 """Ratio that one row may be off without saying anything: repetitions of a configuration and rounding of tables."""
+
+SPREAD = 0.015
+"""What is believed of ``spread`` beforehand: 8 % between whiskers (2 x 2.7 standard deviations), see :mod:`simtrain.cost.slowest`."""
 
 HUBER = 0.12
 """Log ratio beyond which a row counts linearly, not squared."""
@@ -175,6 +179,8 @@ def start_of(scenario: Scenario, kernels: str, name: str) -> float:
     if name in Rates.model_fields:
         rates = software.rates.get(kernels) or software.rates_on(scenario.cluster.node.accelerator)
         value = getattr(rates, name)
+        if name == "spread":
+            return float(value) or SPREAD
         fallback = {"gemm_8bit": 1.0, "gemm_4bit": rates.gemm_8bit or 1.0}.get(name, rates.gemm)
         return float(fallback if value is None else value)
     if name == "expert_op_time" and software.expert_op_time is None:

@@ -190,8 +190,8 @@ def _software(row: PublishedRow, stack: Stack, software: str, cluster: Cluster, 
     keys: dict[str, Any] = {}
     if re.search(r"cs\b|current|tensorwise|rowwise", precision):
         keys["software.has_amax_pass"] = True
-    if "pure" in precision:
-        keys["software.gradient_bytes"] = 2.0
+    if "pure" in precision:  # the foundry's policy of June 2023, on torch before 2.1, which repeats recomputed layers whole
+        keys |= {"software.gradient_bytes": 2.0, "software.stops_recomputing": False}
     attention, known = _software_of(software, ()).attention, cluster.node.accelerator.kernels.attention
     if attention not in known and attention != "unfused":
         keys["software.attention"] = "flash2" if "flash2" in known else "unfused"
