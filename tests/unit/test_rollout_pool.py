@@ -93,7 +93,7 @@ def test_servers_that_drain_keep_their_share() -> None:
 
 
 def test_requests_wait_where_they_were_sent() -> None:
-    """Two servers with one seat each, requests of 10, 1, 1 and 1 steps: the third is sent behind the long one, and does not move when the other server is idle."""
+    """Two servers with one seat each, requests of 10, 1, 1 and 1 steps: the third is sent behind the long one and stays, though the other gets idle."""
     clock, done = RunClock(), list[Rollout]()
     pool = RolloutPool(clock, 2, EqualSteps(), Limits(10**9, 1), done.append)
     pool.submit([Rollout(i, i, 1, length, 0.0) for i, length in enumerate((10, 1, 1, 1))])
