@@ -41,7 +41,7 @@ def closed_loop(num_servers: int, in_flight: int, lengths: Callable[[], int]) ->
     return clock, pool
 
 
-def geometric(*key: object) -> Callable[[], int]:
+def geometric(*key: int) -> Callable[[], int]:
     generator = stream(21, "length", *key)
     return lambda: int(generator.geometric(1 / MEAN))
 

@@ -281,5 +281,3 @@ class Server:
         self.version = version
         self.times.sync += to_grid(seconds)
         self.anchor += to_grid(seconds)
-
-
