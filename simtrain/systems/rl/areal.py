@@ -6,9 +6,9 @@ References
 
 Notes
 -----
-Constants stand in the YAML files that the cases name, fitted on rows of verl and of the synchronous variant only. Two mechanisms were settled
-while the visible claims were in view, both for what is known of the code: the packed attention kernels are of the second generation
-(``software/areal_2025``), and rollouts in flight are limited to one batch (the default of ``max_concurrent_rollouts``).
+Constants stand in the YAML files that the cases name, fitted on rows of verl and of the synchronous variant only. Three things were settled
+while the visible claims were in view. What is known of the code: attention kernels are of the second generation (``software/areal_2025``), rollouts in
+flight are limited to one batch (default of ``max_concurrent_rollouts``). What baselines show: the context of Fig. 6b.
 
 Figure 4 counts about a quarter of the tokens that follow from Table 1 (512 x 16 responses per step): its ratios are compared, not its values.
 """
