@@ -60,13 +60,11 @@ def step_by_step(requests: list[Request], capacity: int, max_running: int, water
 
 
 def by_clock(requests: list[Request], capacity: int, max_running: int, watermark: float) -> tuple[dict[int, float], int]:
-    clock, queue, finished = RunClock(), deque[Rollout](), dict[int, float]()
-    server = Server(
-        clock, 0, COSTS, Limits(capacity, max_running, watermark), queue, lambda r: finished.__setitem__(r.number, r.finished), lambda _: None
-    )  # fmt: skip
+    clock, finished = RunClock(), dict[int, float]()
+    server = Server(clock, 0, COSTS, Limits(capacity, max_running, watermark), lambda r: finished.__setitem__(r.number, r.finished), lambda _: None)
 
     def arrive(rollout: Rollout) -> None:
-        queue.append(rollout)
+        server.waiting.append(rollout)
         server.refill()
 
     for i, (at, prompt, length) in sorted(enumerate(requests), key=lambda pair: (pair[1][0], pair[0])):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,13 +76,13 @@ def test_rewards_are_m_g_1() -> None:
 
 def served(costs: Tokens, max_running: int, rate: float, lengths: NDArray[np.int64]) -> tuple[Server, list[Rollout]]:
     """Poisson arrivals at one generation server."""
-    clock, queue, done = RunClock(), deque[Rollout](), list[Rollout]()
-    server = Server(clock, 0, costs, Limits(10**9, max_running), queue, done.append, lambda _: None)
+    clock, done = RunClock(), list[Rollout]()
+    server = Server(clock, 0, costs, Limits(10**9, max_running), done.append, lambda _: None)
     arrivals = np.cumsum(stream(8, "arrivals").exponential(1 / rate, len(lengths)))
 
     def arrive(rollout: Rollout) -> None:
         rollout.admitted = clock.now
-        queue.append(rollout)
+        server.waiting.append(rollout)
         server.refill()
 
     for i, (at, length) in enumerate(zip((np.round(arrivals * 2**20) / 2**20).tolist(), lengths.tolist(), strict=True)):

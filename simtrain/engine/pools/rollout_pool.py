@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from simpy.events import Event
@@ -14,7 +13,7 @@ from simtrain.engine.run_clock import RunClock
 
 
 class RolloutPool:
-    """Equal servers behind one queue.
+    """Equal servers behind a router: a request goes to the server with the fewest when it is submitted, and waits there while that has no room.
 
     Parameters
     ----------
@@ -28,12 +27,11 @@ class RolloutPool:
 
     def __init__(self, clock: RunClock, num_servers: int, costs: StepCosts, limits: Limits, finished: Callable[[Rollout], None]) -> None:
         self.clock = clock
-        self.queue: deque[Rollout] = deque()
         self.admitted: list[Rollout] = []
         """Every rollout submitted so far."""
         self._loads = [(0, i) for i in range(num_servers)]
         """Heap of loads and servers; entries whose load is not the server's any more are old."""
-        self.servers = [Server(clock, i, costs, limits, self.queue, finished, self._changed) for i in range(num_servers)]
+        self.servers = [Server(clock, i, costs, limits, finished, self._changed) for i in range(num_servers)]
 
     def begin(self, version: int) -> None:
         """Use new weights from now on; what it takes to get them here has been paid for."""
@@ -41,32 +39,27 @@ class RolloutPool:
             server.version = version
 
     def submit(self, rollouts: Sequence[Rollout]) -> None:
-        """Queue requests; each goes to the server with the fewest, and waits in common while none has room."""
-        now, is_blocked = self.clock.now, bool(self.queue)
+        """Send each request to the server with the fewest, those that wait there or before new weights counted; it never moves."""
+        now, touched = self.clock.now, set[int]()
+        self.admitted.extend(rollouts)
         for rollout in rollouts:
             rollout.admitted = now
-        self.admitted.extend(rollouts)
-        self.queue.extend(rollouts)
-        if is_blocked:
-            return  # whoever has room has pulled already
-        touched: set[int] = set()
-        full: list[tuple[int, int]] = []
-        while self.queue and self._loads:
-            load, index = heapq.heappop(self._loads)
-            server = self.servers[index]
-            if load != server.load:
-                continue  # an old entry; there is a newer one
-            server.catch_up()
-            if server.waiting or not server.has_room(self.queue[0]):
-                full.append((load, index))
-                continue
-            server.join(self.queue.popleft())
-            touched.add(index)
-            heapq.heappush(self._loads, (load + 1, index))
-        for entry in full:
-            heapq.heappush(self._loads, entry)
+            server = self._least_loaded()
+            server.waiting.append(rollout)
+            heapq.heappush(self._loads, (server.load, server.index))
+            touched.add(server.index)
         for index in sorted(touched):
             self.servers[index].refill()
+
+    def _least_loaded(self) -> Server:
+        """Return the server with the fewest requests, and forget its entry."""
+        while self._loads:
+            load, index = heapq.heappop(self._loads)
+            if load == self.servers[index].load:
+                return self.servers[index]
+        self._loads = [(server.load, server.index) for server in self.servers]
+        heapq.heapify(self._loads)
+        return self._least_loaded()
 
     def _changed(self, server: Server) -> None:
         """Note the load of a server."""

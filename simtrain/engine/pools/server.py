@@ -67,8 +67,6 @@ class Server:
     ----------
     clock, index, costs, limits
         Where and what it is.
-    shared
-        Waiting requests that any server of the pool may take.
     finished
         Called with each complete rollout.
     changed
@@ -76,13 +74,12 @@ class Server:
     """
 
     def __init__(
-        self, clock: RunClock, index: int, costs: StepCosts, limits: Limits, shared: deque[Rollout], finished: Callable[[Rollout], None],
-        changed: Callable[[Server], None],
-    ) -> None:  # fmt: skip
+        self, clock: RunClock, index: int, costs: StepCosts, limits: Limits, finished: Callable[[Rollout], None], changed: Callable[[Server], None]
+    ) -> None:
         self.clock, self.index, self.costs, self.limits = clock, index, costs, limits
-        self.shared, self.finished, self.changed = shared, finished, changed
+        self.finished, self.changed = finished, changed
         self.waiting: deque[Rollout] = deque()
-        """Requests that only this server takes: assigned, or evicted here."""
+        """Requests that were sent or evicted here, in the order in which they join."""
         self.version = 0
         self.times = ServerTimes()
         self.evictions = 0
@@ -184,10 +181,8 @@ class Server:
     def refill(self) -> None:
         """Let waiting requests join while there is room, then go on."""
         self.catch_up()
-        while queue := self.waiting or self.shared:
-            if not self.has_room(queue[0]):
-                break
-            self.join(queue.popleft())
+        while self.waiting and self.has_room(self.waiting[0]):
+            self.join(self.waiting.popleft())
         self._schedule()
         self.changed(self)
         self._load_when_idle()
@@ -286,5 +281,3 @@ class Server:
         self.version = version
         self.times.sync += to_grid(seconds)
         self.anchor += to_grid(seconds)
-
-
