@@ -1,4 +1,4 @@
-"""Writes the table and the picture of one GPU into ``validation/README.md``: ``python -m validation.gpu_page``."""
+"""Writes the table and the picture of one GPU into ``validation/gpu.md``: ``python -m validation.gpu_page``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ FOLDER = Path(__file__).resolve().parent
 DATA = FOLDER / "data"
 DEVICES = {"H100": "gpu_h100", "H200": "gpu_h200"}
 """Files of measurements by device; ``NAME_repeat`` holds a second measurement of some cases."""
+PAGE = FOLDER / "gpu.md"
 PICTURE = FOLDER / "gpu_runs.png"
 NOT_YET = "Not measured yet. The programs are tested on CPU tensors."
 
@@ -35,8 +36,8 @@ def _repeats(device: str, found: Compared) -> dict[tuple[str, str], float]:
 
 def main() -> None:
     """Write the generated part, and the picture if there is something to show."""
-    devices, page = measured(), FOLDER / "README.md"
-    page.write_text(replace(page.read_text(), "gpu", body(devices)))
+    devices = measured()
+    PAGE.write_text(replace(PAGE.read_text(), "gpu", body(devices)))
     if devices:
         plot_gpu_runs([(found.frame, found.about) for found in devices.values()], str(PICTURE))
 

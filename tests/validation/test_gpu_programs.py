@@ -129,7 +129,7 @@ def test_the_passes_of_a_linear_layer_do_the_same_work() -> None:
 
 
 def test_recomputation_stops_before_the_last_product() -> None:
-    """The checkpoint ends when backward has what it needs; validation/README.md counts on it."""
+    """The checkpoint ends when backward has what it needs; validation/gpu.md counts on it."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from validation.measure.gpu.models import SHAPES, Layer, recomputed

@@ -230,7 +230,7 @@ def test_committed_measurements_are_not_grossly_mispredicted(device: str, kind: 
 
 
 def test_the_page_shows_what_the_table_gives_today(measured: dict[str, Compared]) -> None:
-    page = (gpu_page.FOLDER / "README.md").read_text()
+    page = gpu_page.PAGE.read_text()
     part = re.search(r"<!-- gpu:begin -->\n(.*)\n<!-- gpu:end -->", page, flags=re.S)
     assert part is not None
     assert part[1] == gpu_page.body(measured), "run python -m validation.gpu_page"
