@@ -21,11 +21,7 @@ _IEC = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**5
 
 _MICRO = ("us", "\N{MICRO SIGN}s", "\N{GREEK SMALL LETTER MU}s")
 _TIME = dict.fromkeys(_MICRO, 1e-6) | {"s": 1.0, "ms": 1e-3, "ns": 1e-9, "min": 60.0, "h": 3600.0, "day": 86400.0, "days": 86400.0, "year": 31557600.0}
-_DATA = (
-    {f"{p}B": f for p, f in (_SI | _IEC).items()}
-    | {f"{p}bit": f / 8 for p, f in (_SI | _IEC).items()}
-    | {f"{p}b": f / 8 for p, f in _SI.items()}
-)
+_DATA = {f"{p}B": f for p, f in (_SI | _IEC).items()} | {f"{p}bit": f / 8 for p, f in (_SI | _IEC).items()} | {f"{p}b": f / 8 for p, f in _SI.items()}
 _FLOP = {f"{p}FLOP": f for p, f in _SI.items()} | {f"{p}OP": f for p, f in _SI.items()}
 
 UNITS: dict[str, dict[str, float]] = {

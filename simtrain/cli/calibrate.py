@@ -62,15 +62,16 @@ def _collectives(node: str, table: Path, out: Path | None) -> None:
 
 
 def _published(software: str, kernels: str, table: Path, out: Path | None) -> None:
+    from simtrain.validate.published.era_parameters import limits_of
     from simtrain.validate.published.eras import describe, era_of, fabrics, is_better, problem_of, software_file, write, write_record
-    from simtrain.validate.published.fit import PARAMETERS, fit
+    from simtrain.validate.published.fit import fit
     from simtrain.validate.published.table import read_published
 
     era = era_of(software, kernels)
     problem = problem_of(era, read_published(table))
     found = fit(problem, say=print)
     for name, value, (low, high) in zip(found.names, found.values, found.intervals, strict=True):
-        print(f"{name} {value:.4g} [{PARAMETERS[name.partition(':')[0]].unit}], 90 % within {low:.4g} and {high:.4g}")
+        print(f"{name} {value:.4g} [{limits_of(name).unit}], 90 % within {low:.4g} and {high:.4g}")
     print(describe(found, problem.rows))
     print("better than no fit, on rows left out" if is_better(found, problem.rows) else "no better than no fit, on rows left out: ship none")
     for cluster, efficiency in fabrics(found).items():

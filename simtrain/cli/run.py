@@ -51,8 +51,15 @@ def run(
     chosen = settings_of(settings or [], [system])
     check_outputs(trace, plot)
     result = run_api(
-        system, workload, cluster, settings=chosen, fidelity=fidelity.value, engine=engine.value,
-        unfold=[axis for axis in unfold.split(",") if axis], seed=seed, seeds=seeds,
+        system,
+        workload,
+        cluster,
+        settings=chosen,
+        fidelity=fidelity.value,
+        engine=engine.value,
+        unfold=[axis for axis in unfold.split(",") if axis],
+        seed=seed,
+        seeds=seeds,
     )
     _write_result(result, trace, plot)
     if as_json:

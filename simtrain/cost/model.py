@@ -209,17 +209,18 @@ class CostModel:
 
     def heads(self, tokens: float, head_dim: int, heads: int, kv_heads: int) -> tuple[float, float]:
         """Return forward and backward of what runs between a projection and attention, where software leaves that to kernels of their own. [s]"""
-        if not self.eager:
-            return 0.0, 0.0
         queries, keys = (tokens * head_dim * n * (self.model.position == "rope") for n in (heads, kv_heads))
-        return self.eager.heads(queries, keys, tokens * head_dim * (heads + 2 * kv_heads))
+        if self.eager:
+            return self.eager.heads(queries, keys, tokens * head_dim * (heads + 2 * kv_heads))
+        seconds = self._rotary(queries + keys) if queries and self.software.rotary_traffic else 0.0
+        return seconds, seconds  # backward turns back by the same angles
 
     def copy(self, elements: float) -> float:
         """Return the time to read and write elements once. [s]"""
         return elementwise.stream(2 * elements * self.dtype_bytes, self.accelerator) + self.launch
 
-    def rotary(self, elements: float) -> float:
-        """Return the time to rotate elements of queries and keys one way: a cast, a complex product and a cast back for each of the two. [s]"""
+    def _rotary(self, elements: float) -> float:
+        """Return the time to rotate queries and keys one way: a cast, a complex product and a cast back for each of the two. [s]"""
         return elementwise.stream(self.software.rotary_traffic * elements, self.accelerator) + 6 * self.launch
 
     def permute(self, rows: float, hidden: int, *, is_back: bool = False) -> tuple[float, float]:

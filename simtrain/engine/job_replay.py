@@ -62,9 +62,7 @@ class JobRun:
         return digest.hexdigest()[:16]
 
 
-def replay_jobs(
-    jobs: Sequence[Job], scheduler: Scheduler, placement: Placement, *, num_nodes: int, node_size: int, restart_time: float = 0.0
-) -> JobRun:
+def replay_jobs(jobs: Sequence[Job], scheduler: Scheduler, placement: Placement, *, num_nodes: int, node_size: int, restart_time: float = 0.0) -> JobRun:
     """Run a trace.
 
     Parameters

@@ -266,12 +266,6 @@ class Recorder:
             "input",
         )
 
-    def rotary(self, elements: float) -> None:
-        """Record rotary positions on so many elements of queries and keys, where the stack has kernels for them; the backward turns back by the same angles."""
-        if self.costs.software.rotary_traffic:
-            seconds = self.costs.rotary(elements)
-            self.compute("rotary", seconds, seconds, needs="nothing")
-
     def permute(self, rows: float, hidden: int, name: str = "permute", *, is_back: bool = False) -> None:
         """Record bringing routed rows into expert order, or ``is_back``: eager code keeps the rows that it weights then."""
         forward, backward = self.costs.permute(rows, hidden, is_back=is_back)
@@ -279,14 +273,15 @@ class Recorder:
         self.compute(name, forward, backward, saves=saves, needs="input")
 
     def heads(self, tokens: float, head_dim: int, heads: int, kv_heads: int) -> None:
-        """Record what eager code runs between a projection and attention, nothing else where kernels take the projection as it is.
+        """Record what a stack runs between a projection and attention: nothing where kernels take the projection as it is.
 
-        Rotated queries and keys are kept beside the projection, which the values keep alive.
+        Eager code keeps rotated queries and keys beside the projection, which the values keep alive.
         """
         forward, backward = self.costs.heads(tokens, head_dim, heads, kv_heads)
         if backward:
-            rotated = tokens * head_dim * (heads + kv_heads) if forward else 0.0
-            self.compute("heads", forward, backward, saves=rotated * self.costs.dtype_bytes, needs="nothing")
+            rotated = tokens * head_dim * (heads + kv_heads) if forward and self.costs.eager else 0.0
+            with self.region("rotary"):
+                self.compute("heads", forward, backward, saves=rotated * self.costs.dtype_bytes, needs="nothing")
 
     def emit_matmul(
         self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, is_gradient: bool = False, pieces: int = 1, is_16bit: bool = False
@@ -298,9 +293,7 @@ class Recorder:
         """
         p.compute(name, self.costs.matmul(m, k, n, batch, is_gradient, pieces, is_16bit), 2.0 * batch * m * k * n / pieces)
 
-    def emit_matmul_backward(
-        self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, has_weight: bool = True, is_16bit: bool = False
-    ) -> None:
+    def emit_matmul_backward(self, p: Program, m: float, k: int, n: int, name: str, batch: int = 1, has_weight: bool = True, is_16bit: bool = False) -> None:
         """Emit data gradient ``[m, n] x [n, k]`` and weight gradient ``[k, m] x [m, n]``."""
         self.emit_matmul(p, m, n, k, f"{name}.dgrad", batch, is_16bit=is_16bit)
         self.emit_matmul(p, k, int(m), n, f"{name}.wgrad", batch, has_weight, is_16bit=is_16bit)

@@ -7,6 +7,20 @@ from simtrain.hardware.node import Host, Nic, Node, Pcie, ScaleUp, Storage
 from simtrain.hardware.software import Software
 
 __all__ = [
-    "Accelerator", "AttentionCurve", "Cluster", "FailureCause", "FailureModel", "GemmCurve", "Host", "Kernels", "MemoryCurve",
-    "Nic", "Node", "Pcie", "ScaleUp", "Software", "Storage", "Topology",
+    "Accelerator",
+    "AttentionCurve",
+    "Cluster",
+    "FailureCause",
+    "FailureModel",
+    "GemmCurve",
+    "Host",
+    "Kernels",
+    "MemoryCurve",
+    "Nic",
+    "Node",
+    "Pcie",
+    "ScaleUp",
+    "Software",
+    "Storage",
+    "Topology",
 ]

@@ -82,7 +82,8 @@ class Software(NamedSpec):
     unfused_loss: Literal["vocab_parallel", "log_softmax"] = "vocab_parallel"
     """Kernels of a loss that is not fused: those of Megatron's vocabulary-parallel loss, or of torch's cross-entropy."""
     rotary_traffic: float = Field(default=0.0, ge=0)
-    """Bytes that rotary positions move per element of queries and keys, each way, in kernels of their own; 0: in the kernels beside them. [B]"""
+    """Bytes that rotary positions move per element of queries and keys, each way, in kernels of their own; 0: in the kernels beside them.
+    Software with ``eager`` kernels has those instead. [B]"""
     accumulates_in_product: bool = True
     """Whether the product that makes a weight's gradient adds it to the accumulator (Megatron's fused accumulation); if not, it is written and another
     kernel adds it, or copies it into the buffer that is reduced."""

@@ -154,5 +154,3 @@ def _cells(row: Row, metric: str, comparison: Comparison) -> list[Cell]:
         found += [Cell("-") if published is None else Cell(unit.as_published(published), published)]
         found += [Cell("-") if error is None else Cell(f"{100 * error:+.1f} %", error)]
     return found
-
-

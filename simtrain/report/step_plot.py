@@ -155,9 +155,7 @@ def _used(timeline: Timeline) -> list[str]:
 # -- stages over time ----------------------------------------------------------------------------------------
 
 
-def _timeline_panel(
-    ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window, *, is_last: bool = True, has_legend: bool = True
-) -> None:
+def _timeline_panel(ax: Axes, timeline: Timeline, ranks: Sequence[int], window: _Window, *, is_last: bool = True, has_legend: bool = True) -> None:
     unit = scale("step_time", [window.end])
     image = np.concatenate([_row(timeline, rank, window.end) for rank in ranks])
     ax.imshow(image, extent=(0, window.end / unit.size, len(ranks), 0), aspect="auto", interpolation="none")

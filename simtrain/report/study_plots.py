@@ -287,8 +287,16 @@ def _pareto(ax: Axes, result: SweepResult, plot: Plot) -> None:
         row = rows[k][0]
         place = _Place(_spread([rows[k][2]]), dict(row.point.axes), dict(row.point.settings))
         if plot.label:
-            ax.annotate(_label(plot, place, lines=True), (x, y), xytext=(0, -5 if is_small_good else 5), textcoords="offset points", fontsize=7, ha="center",
-                        va="top" if is_small_good else "bottom", linespacing=1.1)
+            ax.annotate(
+                _label(plot, place, lines=True),
+                (x, y),
+                xytext=(0, -5 if is_small_good else 5),
+                textcoords="offset points",
+                fontsize=7,
+                ha="center",
+                va="top" if is_small_good else "bottom",
+                linespacing=1.1,
+            )
     ax.margins(x=0.08, y=0.1)
     if plot.x_scale == "log":
         style.plain_log(ax, is_x=True)

@@ -62,9 +62,7 @@ def map_runs(
     return [results[index] for index in range(len(tasks))]
 
 
-def as_finished(
-    run: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = None, name: Callable[[T], str] = str
-) -> Iterator[tuple[int, R]]:
+def as_finished(run: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = None, name: Callable[[T], str] = str) -> Iterator[tuple[int, R]]:
     """Yield the index of a task and its result as soon as it is there; parameters and errors are those of :func:`map_runs`.
 
     Whether the caller is interrupted, fails, or stops asking: no process outlives the loop over this.

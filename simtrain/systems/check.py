@@ -29,9 +29,7 @@ from simtrain.systems.training_run import TrainingRun
 from simtrain.workload import Pretraining, Rollouts
 
 
-def check_system(
-    system: type[System], workload: str | NamedSpec | None = None, cluster: str | Cluster | None = None, num_nodes: int = 4
-) -> None:
+def check_system(system: type[System], workload: str | NamedSpec | None = None, cluster: str | Cluster | None = None, num_nodes: int = 4) -> None:
     """Run the laws of its kind on a small case.
 
     Parameters

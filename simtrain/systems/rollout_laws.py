@@ -86,4 +86,3 @@ def _check_memory(law: Law, case: RolloutSystem, job: Rollouts, place: Cluster) 
     except InfeasibleError:
         return
     law(False, "accepts a model that does not fit")
-

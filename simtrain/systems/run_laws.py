@@ -54,9 +54,7 @@ def _check_without_failures(system: type[TrainingRun], case: TrainingRun, steps:
 
 def _check_fewer_failures(system: type[TrainingRun], case: TrainingRun, steps: Steps, setup: JobSetup, failures: list[list[Failure]]) -> None:
     """Every second failure taken away does not lower the mean goodput: seeds are the same, so this is no matter of luck."""
-    all_of_them, half = (
-        [RunRecord.of(seed, case.live(steps, setup, events[::stride])) for seed, events in enumerate(failures)] for stride in (1, 2)
-    )
+    all_of_them, half = ([RunRecord.of(seed, case.live(steps, setup, events[::stride])) for seed, events in enumerate(failures)] for stride in (1, 2))
     for record in (*all_of_them, *half):
         _check_clock(system, record, case.duration)
     law(fmean(r.ettr for r in half) >= fmean(r.ettr for r in all_of_them), system, "gets less done when every second failure is taken away")

@@ -46,6 +46,7 @@ EVENTS = 3.2e-6
 """What the two events around a single call add to it: a kernel that does nothing between them (4.3 us in the median of two sessions on an H100 and two on an
 H200) less a link of a chain of them in a graph (1.1 us). It belongs to the clock of the program, not to the device. [s]"""
 
+
 class Prediction(NamedTuple):
     """What is predicted for a row."""
 
@@ -196,7 +197,14 @@ class Predictor:
                 columns, inner, is_wgrad = products[name]
                 uneven, even = (
                     gemm.grouped_matmul(
-                        counts, columns, inner, self.chip, "bf16", is_weight_gradient=is_wgrad, sustained=sustained, out_bytes=costs.gradient_bytes,
+                        counts,
+                        columns,
+                        inner,
+                        self.chip,
+                        "bf16",
+                        is_weight_gradient=is_wgrad,
+                        sustained=sustained,
+                        out_bytes=costs.gradient_bytes,
                         accumulate=costs.software.accumulates_in_product,
                     )
                     for counts in (rows, mean)

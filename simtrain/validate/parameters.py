@@ -12,7 +12,7 @@ from simtrain.spec import data_root, read_yaml
 from simtrain.validate.calibrate import ATTENTION_BOUNDS, GEMM_BOUNDS, expert_bounds
 from simtrain.validate.calibrate_eager import BOUNDS as EAGER_BOUNDS
 from simtrain.validate.intervals import at_bound
-from simtrain.validate.published.fit import PARAMETERS
+from simtrain.validate.published.era_parameters import PARAMETERS
 
 UNITS = {
     "ramp": "tokens", "k_ramp": "elements of K", "intercept": "us", "table_overhead": "us", "table_cast": "B", "table_traffic": "B", "launch": "us",

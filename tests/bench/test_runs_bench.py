@@ -26,9 +26,7 @@ def gpt3(gpus: int, **options: Any) -> float:
 @pytest.mark.benchmark(group="frequent: one small run", timer=time.process_time)
 @pytest.mark.parametrize("fidelity", ["analytic", "fair", "flow"])
 def test_small_run(benchmark: Any, fidelity: str) -> None:
-    benchmark.pedantic(
-        lambda: simtrain.run("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", settings=SMALL, fidelity=fidelity), rounds=5, warmup_rounds=1
-    )
+    benchmark.pedantic(lambda: simtrain.run("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", settings=SMALL, fidelity=fidelity), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="frequent: starting up, wall clock")

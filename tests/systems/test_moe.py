@@ -211,8 +211,7 @@ def test_zero_3_gathers_experts_over_the_ranks_that_hold_the_same(ep: int, is_re
     layers, matrix, copies, microbatches = 4, 512, 8 // ep, 2
     settings = {"num_nodes": 1, "zero": 3, "ep": ep, "reshard_after_forward": is_resharded, "global_batch_size": 8 * microbatches}
     sent = [
-        simtrain.run("moe/megatron_moe", "gpt_moe_tiny", "dgx_a100_40gb_ib", settings={**settings, "moe.expert_ffn": width}).metrics
-        for width in (1024, 2048)
+        simtrain.run("moe/megatron_moe", "gpt_moe_tiny", "dgx_a100_40gb_ib", settings={**settings, "moe.expert_ffn": width}).metrics for width in (1024, 2048)
     ]
     more = 2 * (8 // ep) * matrix * 1024  # two matrices for each expert of a rank
     expected = layers * microbatches * (copies - 1) / copies * more * (4.0 * (1 + is_resharded) + 4.0)  # the workload is fp32

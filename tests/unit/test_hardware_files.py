@@ -198,9 +198,7 @@ def test_p100_pcie_peak_is_cores_times_clock() -> None:
         ("fsmoe_2080ti", 8, (0.0320 + 0.0391) / 2, 4 * (1.68e-7 + 1.67e-7) / 2, 0.175, 3.06e-7),
     ],
 )
-def test_fsmoe_nodes_follow_from_the_fits_of_the_paper(
-    name: str, num_nodes: int, alpha_in: float, beta_in: float, alpha_out: float, beta_out: float
-) -> None:
+def test_fsmoe_nodes_follow_from_the_fits_of_the_paper(name: str, num_nodes: int, alpha_in: float, beta_in: float, alpha_out: float, beta_out: float) -> None:
     """Bus bandwidth = (n-1)/n x 4 B / beta; alpha = launch + n-1 steps of a ring inside, 1 step of an all-to-all between nodes."""
     node, width = Node.load(name), 4.0
     n = node.num_accelerators

@@ -14,6 +14,8 @@ from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Software
 from simtrain.validate.published import evaluate
 from simtrain.validate.published import fit as fitting
+from simtrain.validate.published.damped_squares import NOISE, DampedSquares
+from simtrain.validate.published.era_parameters import Parameter, limits_of
 from simtrain.validate.published.evaluate import predict, predict_all
 from simtrain.validate.published.models import model_of
 from simtrain.validate.published.record import FitRecord
@@ -229,7 +231,7 @@ def test_records_of_fits_belong_to_what_is_shipped(name: str) -> None:
     for values in record.left_out.values():
         assert set(values) >= fitted  # and what an earlier era hands on
         for parameter, value in values.items():
-            limits = fitting.PARAMETERS[parameter.partition(":")[0]]
+            limits = limits_of(parameter)
             assert limits.low * 0.999 <= value <= limits.high * 1.001, (name, parameter)
     assert len(fitted) <= 8
 
@@ -273,10 +275,23 @@ def test_fitted_files_say_on_which_kernels_and_how_well() -> None:
 
 def test_a_step_that_makes_things_worse_is_halved_and_at_last_not_taken() -> None:
     """All residuals are ``|x|``: from 1, a step of -3 ends at 2, half of it at 0.5; a step away from 0 never helps."""
-    rows, zeros, limits = [row(id=str(i)) for i in range(3)], np.zeros(3), [fitting.PARAMETERS["gemm"]]
-    start, bounds, belief = (np.array([1.0]), np.ones(3)), (np.array([-9.0]), np.array([9.0])), (np.array([0.0]), limits)
+    limits = Parameter("any", "1", math.exp(-9), math.exp(9), 0.3)
+    squares = DampedSquares([limits], prior=np.zeros(1), alike=np.ones(3))
     run: Any = lambda x: np.full(3, abs(x[0]))  # noqa: E731
-    point, residual = fitting._descend(run, rows, zeros, start, np.array([-3.0]), bounds, belief)  # pyright: ignore[reportPrivateUsage]
+    point, residual = squares.descend(run, np.array([1.0]), np.ones(3), np.array([-3.0]))
     assert (point.tolist(), residual.tolist()) == ([-0.5], [0.5] * 3)
-    point, residual = fitting._descend(run, rows, zeros, start, np.array([2.0]), bounds, belief)  # pyright: ignore[reportPrivateUsage]
+    point, residual = squares.descend(run, np.array([1.0]), np.ones(3), np.array([2.0]))
     assert point.tolist() == [1.0]
+
+
+def test_damped_squares_end_where_the_normal_equations_do() -> None:
+    """Residuals that are linear and small are ordinary ridge regression: (A'A / noise^2 + 1 / spread^2) x = A'b / noise^2."""
+    rng = np.random.default_rng(1)
+    a, b, spread = rng.normal(size=(40, 2)), rng.normal(size=40) * 0.01, 0.3
+    squares = DampedSquares([Parameter("any", "1", 0.1, 10.0, spread)] * 2, prior=np.zeros(2), alike=np.ones(40))
+    found = squares.minimum(lambda x: a @ x - b, np.full(2, 0.2), lambda text, x: None)
+    expected = np.linalg.solve(a.T @ a / NOISE**2 + np.eye(2) / spread**2, a.T @ b / NOISE**2)
+    assert found.x == pytest.approx(expected, abs=1e-9)
+    left = np.arange(40) < 10
+    kept = np.linalg.solve(a[~left].T @ a[~left] / NOISE**2 + np.eye(2) / spread**2, a[~left].T @ b[~left] / NOISE**2)
+    assert squares.without(left, found) == pytest.approx(kept, abs=1e-9)

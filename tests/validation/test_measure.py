@@ -242,8 +242,7 @@ def test_a_failure_inside_removes_the_network() -> None:
 @needs_network
 def test_what_a_killed_run_leaves_is_removed_by_the_next() -> None:
     program = (
-        "import time\nfrom validation.measure import network\n"
-        "with network.shaped(2, 1e8) as made:\n    print(made.prefix, flush=True)\n    time.sleep(600)\n"
+        "import time\nfrom validation.measure import network\nwith network.shaped(2, 1e8) as made:\n    print(made.prefix, flush=True)\n    time.sleep(600)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment) as victim:

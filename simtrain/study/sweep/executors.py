@@ -18,6 +18,7 @@ AHEAD = 4
 _CHUNK = 8
 """Points in one message to a worker, at most."""
 
+
 def run_local(study: Study, todo: Sequence[Point], workers: int) -> Iterator[Outcome]:
     """Run points in processes of this machine, with one in this process; outcomes come as they finish.
 

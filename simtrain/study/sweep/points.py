@@ -101,7 +101,5 @@ def _refuse_unknown(system: str, keys: tuple[str, ...], shown: str) -> None:
         raise type(error)(f"{shown}: {str(error).removeprefix('--set ')}") from None
 
 
-
-
 def _name(study: Study) -> str:
     return f"study {study.name}" if study.name else "study"

@@ -58,9 +58,6 @@ class MegatronLM(TransformerTraining):
         else:
             self.column(r, m, b, m.head_size * (heads + 2 * kv_heads), "qkv")
             r.heads(b.tokens, m.head_size, heads, kv_heads)
-            if m.position == "rope":
-                with r.region("rotary"):
-                    r.rotary(b.tokens * m.head_size * (heads + kv_heads))
         self.core_attention(r, m, b, heads, kv_heads)
         with r.region("proj"):
             self.row(r, m, b, heads * (m.mla.v_head_dim if m.mla else m.head_size), "proj")

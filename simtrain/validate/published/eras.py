@@ -13,7 +13,8 @@ import yaml
 from simtrain.errors import InputError, SimtrainError
 from simtrain.hardware import Kernels, Software
 from simtrain.hardware.software import Rates
-from simtrain.validate.published.fit import PARAMETERS, Fit, Problem, chosen, errors_text, mean_error
+from simtrain.validate.published.era_parameters import PARAMETERS
+from simtrain.validate.published.fit import Fit, Problem, chosen, errors_text, mean_error
 from simtrain.validate.published.record import FitRecord, record_file
 from simtrain.validate.published.scenario import scenario_of
 from simtrain.validate.published.table import PublishedRow

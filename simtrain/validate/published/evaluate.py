@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from simtrain.errors import SimtrainError
 from simtrain.study.settings import Scenario
-from simtrain.validate.published.fit import changed_once
+from simtrain.validate.published.era_parameters import changed_once
 from simtrain.validate.published.record import record_of
 from simtrain.validate.published.scenario import scenario_of
 from simtrain.validate.published.simulate import simulated

@@ -72,7 +72,7 @@ def scenario_of(row: PublishedRow, is_fitted: bool = True) -> RowScenario:
     if model.moe is not None:
         system = "moe/megatron_moe"
         settings["ep"] = _expert_degree(row, settings, model)
-        settings["expert_overlap"] = "overlap_moe_expert_parallel_comm\": \"True" in row.text("notes")
+        settings["expert_overlap"] = 'overlap_moe_expert_parallel_comm": "True' in row.text("notes")
         settings.pop("expert_overlap")
     try:
         return RowScenario(_resolved(system, workload, _same(_roomy(cluster)), settings), tuple(notes))

@@ -21,7 +21,10 @@ class DataParallel(Program):
     """``layers_per_bucket`` layers share one all-reduce; with ``is_overlapped`` it starts when the last of them is done."""
 
     name = "data_parallel"
-    choices = ("layers_per_bucket", "is_overlapped",)
+    choices = (
+        "layers_per_bucket",
+        "is_overlapped",
+    )
 
     @classmethod
     def variants(cls) -> list[dict[str, Any]]:
