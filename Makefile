@@ -37,6 +37,7 @@ bench: $(INSTALLED) ## speed of the simulator itself
 
 lint: $(INSTALLED) ## ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 types: $(INSTALLED) ## pyright, strict
 	$(BIN)/pyright --pythonpath $(BIN)/python
