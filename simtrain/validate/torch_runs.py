@@ -20,8 +20,9 @@ from simtrain.spec import data_root
 from simtrain.validate.torch_blocks import predict_drawn
 from simtrain.validate.torch_host import describe
 from simtrain.validate.torch_machine import Bed, Machine, machine_of
-from simtrain.validate.torch_predict import naive, predict_restart, programs_of
+from simtrain.validate.torch_predict import naive, programs_of
 from simtrain.validate.torch_racks import in_racks, oversubscription
+from simtrain.validate.torch_restart import restart_rows
 from simtrain.validate.torch_rl_runs import rl_rows
 from simtrain.validate.torch_samples import blocks_of, repeat_noise, samples, slowest_micro, slowest_samples
 from simtrain.validate.torch_store import write
@@ -41,7 +42,6 @@ EXPECTED = {2: 0.05, 4: 0.09}
 """Median error to expect by number of ranks: what a prototype of the model reached on a quiet machine."""
 GROSS = 3.0
 """Times the expected error beyond which the model, not the machine, must be wrong."""
-RESTART_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def validate_torch(*, quick: bool, out: Path, machine: Path | None = None, say: 
         rows += list(_rows(unit, _measured(unit, out, measure, say), measure, placed))
     if not quick:
         try:
-            rows += [*_restarts(out, measure, say), *rl_rows(out, measure, say)]
+            rows += [*restart_rows(out, measure, say), *rl_rows(out, measure, say)]
         except measure.launch.RankError as error:
             raise InputError(str(error)) from None
     table = pd.DataFrame([{"unit": "s"} | row for row in rows])
@@ -184,33 +184,6 @@ def _rows(unit: Unit, raw: Mapping[str, Any], measure: Any, machine: Machine) ->
             "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1, "noise": (quartiles[1] - quartiles[0]) / 2 / seconds,
             "repeat": repeat_noise(slowest_samples(lines, number)), "naive": simple, "naive_error": simple / seconds - 1,
             "sent": _sent(lines, number), "sent_expected": _expected(programs),
-        }  # fmt: skip
-
-
-def _restarts(out: Path, measure: Any, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Kill and restart a job of two ranks on the loopback; without a death for comparison."""
-    path, bed = out / "restart.json", Bed(2, 0.0, len(os.sched_getaffinity(0)), 0.0)
-    if not path.exists():
-        say("kill and restart on the loopback")
-        with measure.launch.turn(say):
-            runs = [
-                {"every": every, "die_at": die_at, "seconds": [measure.restart.measure(2, RESTART_STEPS, every, die_at)["seconds"] for _ in range(3)]}
-                for every in (2, 5)
-                for die_at in (measure.restart.NEVER, 7)
-            ]
-            write(path, json.dumps({"constants": measure.restart.constants(2), "runs": runs}))
-    raw = json.loads(path.read_text())
-    machine = machine_of(Bed(1, 0.0, bed.cores, 0.0), {})
-    for run in raw["runs"]:
-        die_at = None if run["die_at"] == measure.restart.NEVER else run["die_at"]
-        seconds = statistics.median(run["seconds"])
-        predicted = predict_restart(raw["constants"], RESTART_STEPS, run["every"], die_at, machine)
-        simple = RESTART_STEPS * raw["constants"]["step"] + raw["constants"]["start"] * (1 if die_at is None else 2)
-        yield {
-            "bed": bed.name, "ranks": 2, "rate": 0.0, "program": "restart", "configuration": json.dumps({"checkpoint_every": run["every"], "die_at": die_at}),
-            "measured": seconds, "predicted": predicted, "error": predicted / seconds - 1,
-            "noise": (max(run["seconds"]) - min(run["seconds"])) / 2 / seconds, "repeat": repeat_noise(run["seconds"]),
-            "naive": simple, "naive_error": simple / seconds - 1, "sent": 0.0, "sent_expected": 0.0,
         }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from simtrain.validate import torch_restart
 from simtrain.validate.torch_samples import blocks_of, samples, slowest_micro
 
 USUAL, SLOW = 1.0, 1.9
@@ -49,3 +50,16 @@ def test_blocks_are_scaled_to_the_speed_of_the_samples() -> None:
 
 def test_a_program_may_have_no_blocks() -> None:
     assert [block.seconds for block in blocks_of([[], []], 0, USUAL)] == [{}, {}]
+
+
+def test_restarts_on_a_slow_machine_are_left_out() -> None:
+    """Four rounds of one job and of its parts, one each at half the speed; the job's slow time and the slow part do not count."""
+
+    def line(yard: float, **what: Any) -> dict[str, Any]:
+        return {"yardsticks": [yard, yard], **what}
+
+    lines = [line(y, number=0, seconds=s) for y, s in zip(YARDS, (3.0, 6.0, 3.2, 3.4), strict=True)]
+    lines += [line(y, parts={"start": [s], "step": [s / 10, s / 5]}) for y, s in zip(YARDS, (2.0, 9.0, 2.2, 2.4), strict=True)]
+    parts, jobs = torch_restart.samples(lines)
+    assert jobs == {0: [3.0, 3.2, 3.4]}
+    assert parts == pytest.approx({"start": 2.2, "step": (0.24 + 0.4) / 2})  # of 0.2 0.4 0.22 0.44 0.24 0.48

@@ -21,7 +21,7 @@ MODES = (
 """Mode, largest staleness (of the admission rule; the first two have it by construction) and order of consumption."""
 CHOICES = ("mode", "max_staleness", "consumption_order")
 """Settings that change the schedule and not the work."""
-ROUNDS = 4
+ROUNDS = 3
 
 
 def stream(latency: str, num_steps: int, warmup_steps: int) -> dict[str, Any]:
