@@ -7,7 +7,7 @@ repeated, until no composite was disturbed. The result is then the one of the fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -111,10 +111,8 @@ class Composer:
         composites = Composites()
         shared = _shared_links(step, self.cluster, unfold)
         asked: set[int] = set()
-        for cls in step.classes:
-            program = columns_of(cls.program)
-            for slot in program.columns.in_line:
-                template = program.templates[slot]
+        for cls, templates in _in_line(step):
+            for template in templates:
                 if id(template) in asked:
                     continue
                 asked.add(id(template))
@@ -147,6 +145,17 @@ class Composer:
     def _replay(self, template: Template, step: Step, cls: RankClass) -> Trace:
         alone = Step(step.mesh, [RankClass(cls.coordinates, cls.multiplicity, [Do(template)])], 0.0, 0.0, 0.0, step.dtype)
         return replay(assemble(alone), self.cluster, fidelity=self.fidelity, slowdown=self.slowdown)
+
+
+def _in_line(step: Step) -> Iterator[tuple[RankClass, list[Template]]]:
+    """Yield what programs run in line, once for classes that run the same."""
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    programs = [columns_of(cls.program) for cls in step.classes]
+    for cls, program in zip(step.classes, programs, strict=True):
+        key = (id(program.templates), program.columns.in_line)
+        if key not in seen:
+            seen.add(key)
+            yield cls, [program.templates[slot] for slot in program.columns.in_line]
 
 
 def _is_composable(template: Template) -> bool:
@@ -234,7 +243,7 @@ def _profiles(table: OpTable, composites: Composites) -> dict[_Profile, Flags]:
         composite = composites.by_stand_in.get(id(template))
         if composite is not None:
             profile = _Profile(composite.links, composite.streams, composite.holds_sms)
-            profiles.setdefault(profile, np.zeros(len(table.ops), np.bool_))[place] = True
+            profiles.setdefault(profile, np.zeros(len(table), np.bool_))[place] = True
     return profiles
 
 
@@ -266,7 +275,7 @@ def _is_anything_near(trace: Trace, rows: Ints, touching: Sequence[Sequence[Flag
     from simtrain.engine.kernel.neighbours import IS_QUEUED, TOUCHES, is_anything_near
 
     g, num_ranks = trace.graph, len(trace.graph.ranks)
-    role = np.zeros(len(g.table.ops), np.uint8)
+    role = np.zeros(len(g.table), np.uint8)
     for touches, is_queued in touching:
         role |= (TOUCHES * touches + IS_QUEUED * is_queued).astype(np.uint8)
     scratch = np.zeros(num_ranks + 1, np.int64), np.zeros(num_ranks, np.int64), np.empty(len(rows)), np.empty(len(rows))

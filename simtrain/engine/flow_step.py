@@ -74,7 +74,7 @@ def price_by_messages(graph: Graph, cluster: Cluster) -> Graph:
         for row in members:
             key = (int(graph.op[row]), call)
             if key not in new:
-                new[key] = len(graph.table.ops) + len(added)
+                new[key] = len(graph.table) + len(added)
                 added.append(_priced(graph.table.ops[key[0]], call, cluster))
                 source.append(key[0])
             op[row] = new[key]
@@ -102,14 +102,12 @@ def _extended(table: OpTable, added: list[Op], source: list[int]) -> OpTable:
     if not added:
         return table
     chosen = np.array(source, np.int64)
-    kept = ("stream", "kind", "holds_sms", "under_compute", "flops")
+    kept = ("stream", "kind", "holds_sms", "under_compute", "flops", "payload")
     columns = {name: np.concatenate([column, column[chosen]]) for name in kept for column in [getattr(table, name)]}
     for name in ("seconds", "nbytes", "rate", "links"):
         column = getattr(table, name)
         columns[name] = np.concatenate([column, np.array([getattr(op, name) for op in added], column.dtype)])
-    return replace(
-        table, templates=[*table.templates, Template("flow", added)], start=np.append(table.start, len(table.ops)), ops=[*table.ops, *added], **columns
-    )
+    return replace(table, templates=[*table.templates, Template("flow", added)], start=np.append(table.start, len(table)), **columns)
 
 
 class _Calls:

@@ -92,6 +92,8 @@ _IS_MOVING = np.isin(np.arange(len(Kind)), COMMUNICATION)
 _EXPOSED, _COMMUNICATION, _SENT = (slice(1 + i * len(AXES), 1 + (i + 1) * len(AXES)) for i in range(3))
 _LINKS = slice(_SENT.stop, _SENT.stop + len(LINK_CLASSES))
 _FLOPS = _LINKS.stop
+_LINK_BITS = np.array([int(link) for link in LINK_CLASSES], np.int64)
+_NOTHING = np.zeros(_FLOPS + 1)
 
 
 class Budget(Sequence[Busy]):
@@ -151,30 +153,34 @@ class _Rows:
 
     def __init__(self, trace: Trace, inside: Mapping[int, Inside]) -> None:
         self.trace, self.table = trace, trace.graph.table
+        self.axis, self.category = self._once("categories", self._categories)
+        """By operation, its axis, -1 for none; and 0 for kernels, 1 and more for communication along an axis, -1 for what occupies neither."""
+        self.added = self._added()
+        """What each operation adds to work and bytes, in the columns of a budget from those sent on."""
+        self.template_of = np.repeat(np.arange(len(self.table.templates)), [len(t) for t in self.table.templates])
+        self.inside = [inside.get(id(t)) for t in self.table.templates]
+        self.alone = np.array([i.amounts if i else _NOTHING for i in self.inside]).reshape(-1, _FLOPS + 1)
+
+    def _categories(self) -> tuple[Ints, Ints]:
         table = self.table
         axis = np.array([AXES.index(axis_label(op.axis)) if op.axis and op.kind in COMMUNICATION else -1 for op in table.ops], np.int64)
-        self.category = np.where(_IS_MOVING[table.kind], axis + 1, np.where(table.kind == Kind.COMPUTE, 0, -1))
-        """0 for kernels, 1 and more for communication along an axis, -1 for what occupies neither. By operation."""
-        self.added = self._added(axis)
-        """What each operation adds to work and bytes, in the columns of a budget from those sent on."""
-        self.template_of = np.repeat(np.arange(len(table.templates)), [len(t) for t in table.templates])
-        self.inside = [inside.get(id(t)) for t in table.templates]
-        self.alone = np.array([i.amounts if i else np.zeros(_FLOPS + 1) for i in self.inside]).reshape(-1, _FLOPS + 1)
+        return axis, np.where(_IS_MOVING[table.kind], axis + 1, np.where(table.kind == Kind.COMPUTE, 0, -1))
 
-    def _added(self, axis: Ints) -> Floats:
+    def _added(self) -> Floats:
         table = self.table
-        is_plain, is_moving = table.kind != Kind.COMPOSITE, _IS_MOVING[table.kind]
-        payload = np.array([op.payload for op in table.ops], np.float64)
-        sent = np.where((is_moving & (axis >= 0))[:, None] & (axis[:, None] == np.arange(len(AXES))), payload[:, None], 0.0)
-        links = [table.nbytes * (is_moving & ((table.links & int(link)) != 0)) for link in LINK_CLASSES]
-        return np.column_stack([sent, *links, table.flops * is_plain])
+        added, moving = np.zeros((len(table), _FLOPS + 1 - _SENT.start)), np.flatnonzero(self.axis >= 0)
+        added[moving, self.axis[moving]] = table.payload[moving]
+        is_loading = _IS_MOVING[table.kind][:, None] & ((table.links[:, None] & _LINK_BITS) != 0)
+        added[:, len(AXES) : -1] = np.where(is_loading, table.nbytes[:, None], 0.0)
+        added[:, -1] = np.where(table.kind != Kind.COMPOSITE, table.flops, 0.0)
+        return added
 
     def measure_in_one_pass(self, amounts: Floats) -> bool:
         """Add up all rows by the kernel; False, and nothing is added, if something ran beside a composite."""
         from simtrain.engine.kernel.budget import COMPOSITE, charge
 
         g, trace, int32 = self.trace.graph, self.trace, np.int32
-        num_ranks, kinds, streams = len(g.ranks), len(self.table.ops), len(self.table.streams)
+        num_ranks, kinds, streams = len(g.ranks), len(self.table), len(self.table.streams)
         following, first, beside = self._once("streams", self._streams)
         counts = self._once("counts", lambda: np.bincount(g.rank * kinds + g.op, minlength=num_ranks * kinds).reshape(num_ranks, kinds))
         category = np.where(self.table.kind == Kind.COMPOSITE, COMPOSITE, self.category)
@@ -234,7 +240,7 @@ class _Rows:
 
     def _totals(self, amounts: Floats, rank: Ints, op: Ints, seconds: Floats, category: Ints) -> None:
         """Add what adds up whatever runs at the same time: work, bytes, communication times."""
-        num, kinds = len(amounts), len(self.table.ops)
+        num, kinds = len(amounts), len(self.table)
         counts = np.bincount(rank * kinds + op, minlength=num * kinds).reshape(num, kinds)
         amounts[:, _SENT.start :] += counts @ self.added
         moving = np.flatnonzero(category > 0)

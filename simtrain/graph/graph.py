@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ class OpTable:
     templates: list[Template]
     start: Ints
     """First operation of each template."""
-    ops: list[Op]
     stream: Ints
     streams: list[str]
     kind: Ints
@@ -37,6 +37,15 @@ class OpTable:
     holds_sms: NDArray[np.bool_]
     under_compute: Floats
     flops: Floats
+    payload: Floats
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @cached_property
+    def ops(self) -> list[Op]:
+        """The operations themselves."""
+        return [op for template in self.templates for op in template.ops]
 
 
 @dataclass
@@ -85,15 +94,18 @@ class Graph:
 
 
 def _table(templates: list[Template]) -> OpTable:
-    ops = [op for template in templates for op in template.ops]
-    streams = sorted({op.stream for op in ops}, key=lambda s: (s != "compute", s))
+    used = [op.stream for template in templates for op in template.ops]
+    streams = sorted(set(used), key=lambda s: (s != "compute", s))
     number = {name: i for i, name in enumerate(streams)}
     start = np.cumsum([0] + [len(t) for t in templates])[:-1].astype(np.int64)
-    stream = np.array([number[op.stream] for op in ops], np.int64)
-    amounts = np.concatenate([np.zeros((5, 0)), *(t.amounts for t in templates)], axis=1)
-    seconds, nbytes, rate, under_compute, flops = amounts
+    return _priced(templates, start, np.array([number[name] for name in used], np.int64), streams)
+
+
+def _priced(templates: list[Template], start: Ints, stream: Ints, streams: list[str]) -> OpTable:
+    """Return a table of templates whose shape is known."""
+    seconds, nbytes, rate, under_compute, flops, payload = np.concatenate([np.zeros((6, 0)), *(t.amounts for t in templates)], axis=1)
     kind, links, holds_sms = np.concatenate([np.zeros((3, 0), np.int64), *(t.codes for t in templates)], axis=1)
-    return OpTable(templates, start, ops, stream, streams, kind, seconds, nbytes, rate, links, holds_sms != 0, under_compute, flops)
+    return OpTable(templates, start, stream, streams, kind, seconds, nbytes, rate, links, holds_sms != 0, under_compute, flops, payload)
 
 
 @dataclass(frozen=True)
@@ -140,14 +152,15 @@ def assemble(
     axes = unfolded_axes(step, unfold)
     programs = [columns_of(cls.program) for cls in step.classes]
     templates, slots = _number_templates(programs, stand_in or {}, expanded or {})
-    table = _table(templates)
     key = None
     if shapes is not None and not expanded:
         sizes = tuple((axis, step.mesh.size(axis)) for axis in axes)
         key = (tuple(id(p.columns) for p in programs), tuple(map(tuple, slots[0])), tuple(t.shape for t in templates), sizes)
         found = shapes.get(key)
         if found is not None:
-            return replace(found, table=table, step=step, ranks=_ranks(step, axes))
+            same = found.table
+            return replace(found, table=_priced(templates, same.start, same.stream, same.streams), step=step, ranks=_ranks(step, axes))
+    table = _table(templates)
     folded = _stamp(_join(programs, slots, expanded or {}, table), table)
     graph = _copy_to_ranks(step, table, folded, axes)
     if shapes is not None and key is not None:

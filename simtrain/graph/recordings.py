@@ -63,12 +63,18 @@ class Recordings(Generic[R]):
         self._kept: dict[tuple[int, tuple[Hashable, ...]], R] = {}
 
     def find(self, what: Hashable, ask: Callable[[Questions], tuple[Hashable, ...]]) -> R | None:
-        """Return the recording of ``what`` for which ``ask`` answers every question as it was answered then, fields first."""
-        for number, questions in self._questions.get(what, ()):
+        """Return the recording of ``what`` for which ``ask`` answers every question as it was answered then, fields first.
+
+        What was answered last is asked first.
+        """
+        asked = self._questions.get(what, [])
+        for place, (number, questions) in enumerate(asked):
             key = (number, ask(questions))
             found = self._kept.pop(key, None)
             if found is not None:
                 self._kept[key] = found
+                if place:
+                    asked.insert(0, asked.pop(place))
                 return found
         return None
 

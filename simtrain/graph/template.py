@@ -142,8 +142,9 @@ class Template:
 
     @cached_property
     def amounts(self) -> NDArray[np.float64]:
-        """Seconds [s], bytes [B], rate [B/s], time that compute adds [s], and FLOPs of all operations, a row each."""
-        return np.array([(op.seconds, op.nbytes, op.rate, op.under_compute, op.flops) for op in self.ops], np.float64).reshape(-1, 5).T.copy()
+        """Seconds [s], bytes [B], rate [B/s], time that compute adds [s], FLOPs and payload [B] of all operations, a row each."""
+        rows = [(op.seconds, op.nbytes, op.rate, op.under_compute, op.flops, op.payload) for op in self.ops]
+        return np.array(rows, np.float64).reshape(-1, 6).T.copy()
 
     @cached_property
     def codes(self) -> NDArray[np.int64]:

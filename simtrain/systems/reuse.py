@@ -70,7 +70,7 @@ class Reuse:
         self._composers = Recent[Composer](64)
         self._pipelines = Recent[Pipeline](512)
         self._joined = Recent[Joined](4096)
-        self._programs = Recent[Columns](4096)
+        self._programs = Recent[Appended](1024)
         self._endings = Recent[Columns](64)
         self._templates = Recent[Template](4096)
         self._flops = Recent[float](256)
@@ -103,9 +103,9 @@ class Reuse:
         """Return a program that runs one template after another; each may be an end of a message."""
         return self._endings.of(messages, lambda: in_line(messages))
 
-    def appended(self, first: Columns, slots: int, last: Columns) -> Columns:
-        """Return a program with another behind it, whose slots follow the ``slots`` of the first."""
-        return self._programs.of((Same(first), slots, Same(last)), lambda: concatenate([first, last], [slots, 0]))
+    def appended(self, pipeline: Pipeline, slots: int, last: Columns) -> Appended:
+        """Return the programs of a pipeline with another behind each, whose slots follow the ``slots`` of the first."""
+        return self._programs.of((Same(pipeline), Same(last)), lambda: Appended(pipeline, slots, last))
 
     def messages(self, key: Hashable, make: Callable[[], tuple[Template, ...]]) -> tuple[Template, ...]:
         """Return the ends of messages made for a key that names all that they depend on."""
@@ -123,6 +123,20 @@ class Reuse:
         """Return :meth:`simtrain.model.Transformer.training_flops`."""
         key = (Same(model), seq_len, is_causal, window)
         return self._flops.of(key, lambda: model.training_flops(seq_len, is_causal=is_causal, window=window))
+
+
+class Appended:
+    """The programs of a pipeline's stages with another behind each, written when somebody asks."""
+
+    def __init__(self, pipeline: Pipeline, slots: int, last: Columns) -> None:
+        self._pipeline, self._slots, self._last = pipeline, slots, last
+        self._made: dict[int, Columns] = {}
+
+    def of(self, stage: int) -> Columns:
+        """Return the program of a stage."""
+        if stage not in self._made:
+            self._made[stage] = concatenate([self._pipeline.stages[stage], self._last], [self._slots, 0])
+        return self._made[stage]
 
 
 def watched(system: S, reads: Reads) -> S:

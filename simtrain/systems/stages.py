@@ -15,9 +15,10 @@ from simtrain.graph.program import Program
 from simtrain.graph.recorder import Recorder
 from simtrain.graph.step import CONTEXT, Do, RankClass, allocated_bytes
 from simtrain.graph.template import Kind, Template
-from simtrain.hardware import Cluster
+from simtrain.hardware import Cluster, Software
 from simtrain.systems.chunks import ChunkRecorder
 from simtrain.systems.layout import Layout, loading_time, pipeline_shape
+from simtrain.systems.reuse import Appended
 
 _NOTHING = Template("nothing")
 
@@ -33,15 +34,15 @@ def rank_classes(layout: Layout) -> list[RankClass]:
     pp, pipeline = layout.system.pp, layout.reuse.pipeline(pipeline_shape(layout))
     built: dict[Hashable, StageBuilder] = {}
     as_full: dict[Hashable, StageBuilder] = {}
-    stages: list[tuple[StageBuilder, dict[str, float]]] = []
+    stages: list[tuple[StageBuilder, StageBuilder]] = []
     for index, seat in enumerate(layout.seats.inside):
         held = (index == 0, index == pp - 1, layout.layers[index])
         if (held, seat) not in built:
             built[held, seat] = StageBuilder(layout, index, pipeline)
         builder = built[held, seat]
-        stages.append((builder, as_full.setdefault((held, *map(id, builder.chunks)), builder).memory(index)))
-    _check_memory([memory for _, memory in stages], layout.cluster, layout.costs.software.fragmentation)
-    return [builder.rank_class(index, memory) for index, (builder, memory) in enumerate(stages)]
+        stages.append((builder, as_full.setdefault((held, *map(id, builder.chunks)), builder)))
+    _check_memory([full for _, full in stages], layout.cluster, layout.costs.software)
+    return [builder.rank_class(index, full.memory(index)) for index, (builder, full) in enumerate(stages)]
 
 
 @dataclass
@@ -60,10 +61,14 @@ class StageBuilder(ChunkRecorder):
         epilogue = self._epilogue()
         return self.layout.reuse.in_line(tuple(do.message for do in epilogue)), [do.template for do in epilogue]
 
+    @cached_property
+    def programs(self) -> Appended:
+        """Programs of the stages that end as this one does."""
+        return self.layout.reuse.appended(self.pipeline, Slots(self.system.vpp).count, self.ending[0])
+
     def rank_class(self, index: int, memory: dict[str, float]) -> RankClass:
         """Return program and multiplicity of a stage like this one, with its memory."""
-        ending, last = self.ending
-        columns = self.layout.reuse.appended(self.pipeline.stages[index], Slots(self.system.vpp).count, ending)
+        columns, last = self.programs.of(index), self.ending[1]
         seat = self.seats.whole[index]
         if seat not in self.by_seat:
             messages = self._messages(index) if self.pipeline.shape.stages > 1 else [_NOTHING] * 4
@@ -188,6 +193,10 @@ class StageBuilder(ChunkRecorder):
         """Parameters of experts of this stage on one rank."""
         return sum(chunk.expert_parameters for chunk in self.chunks)
 
+    def allocated(self, index: int) -> float:
+        """Return the peak of what the allocator of a stage like this one holds: :meth:`memory` without the context. [B]"""
+        return self._allocated_by_all + self._peaks[index] + self._stage_outputs(index)
+
     def memory(self, index: int) -> dict[str, float]:
         """Return peak bytes by part: states under ZeRO, activations of the microbatches in flight. [B]"""
         in_flight = {"activations": self._peaks[index], "stage outputs": self._stage_outputs(index)}
@@ -197,6 +206,10 @@ class StageBuilder(ChunkRecorder):
     def _peaks(self) -> list[float]:
         """Activations of the microbatches in flight, at their peak, if a stage were like this one. [B]"""
         return self.pipeline.peak_sums([chunk.saved for chunk in self.chunks])
+
+    @cached_property
+    def _allocated_by_all(self) -> float:
+        return allocated_bytes(self._memory_of_all)
 
     @cached_property
     def _memory_of_all(self) -> dict[str, float]:
@@ -228,15 +241,14 @@ class StageBuilder(ChunkRecorder):
         return int(self.pipeline.peak_in_flight[index]) * b.tokens * self.model.hidden * self.costs.dtype_bytes / self.system.activation_shards
 
 
-def _check_memory(stages: Sequence[dict[str, float]], cluster: Cluster, fragmentation: float) -> None:
+def _check_memory(stages: Sequence[StageBuilder], cluster: Cluster, software: Software) -> None:
     """Refuse what does not fit: allocated bytes with the allocator's fragmentation, and the context beside them."""
     accelerator = cluster.node.accelerator
-    waste = [fragmentation * allocated_bytes(memory) for memory in stages]
-    needs = [sum(memory.values()) + lost for memory, lost in zip(stages, waste, strict=True)]
-    need = max(needs)
+    allocated = [builder.allocated(index) for index, builder in enumerate(stages)]
+    need = (1 + software.fragmentation) * max(allocated) + software.context_memory
     if need > accelerator.memory_capacity:
-        stage = needs.index(need)
-        worst = stages[stage] | {"fragmentation": waste[stage]}
+        stage = allocated.index(max(allocated))
+        worst = stages[stage].memory(stage) | {"fragmentation": software.fragmentation * allocated[stage]}
         raise InfeasibleError(
             f"out of memory: {need / 1e9:.2f} GB needed on each accelerator of pp {stage}, {accelerator.name} has {accelerator.memory_capacity / 1e9:.2f} GB; "
             "raise tp, pp, zero or recompute, or lower microbatch_size",
