@@ -21,11 +21,6 @@ class Buckets:
     idle_since: dict[int, float] = field(default_factory=dict[int, float])
     users: dict[int, int] = field(default_factory=dict[int, int])
 
-    @property
-    def is_any(self) -> bool:
-        """Whether a link has a bucket at all."""
-        return any(self.links.burst)
-
     def join(self, loads: Mapping[int, int], now: float) -> float:
         """Return how many bytes of each member of a transfer pass at once, and take them from the buckets. [B]"""
         shaped = {link: count for link, count in loads.items() if self.links.burst[link]}

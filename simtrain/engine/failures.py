@@ -11,7 +11,6 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,8 +142,3 @@ def _durations(seed: int, cause: str, mixture: Mixture, units: Ints, uses: Ints)
     normal = np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)
     medians, sigmas = (np.array([getattr(branch, name) for branch in mixture]) for name in ("median", "sigma"))
     return np.round(medians[chosen] * np.exp(sigmas[chosen] * normal) * RUN_GRID) / RUN_GRID
-
-
-def interrupting(failures: list[Failure]) -> Iterator[Failure]:
-    """Yield the events that stop a job that holds their nodes."""
-    return (failure for failure in failures if failure.slowdown is None)

@@ -14,7 +14,7 @@ from simtrain.errors import InputError
 from simtrain.graph.columns import NONE, ColumnProgram, Columns, Edges, columns_of, edges_of
 from simtrain.graph.mesh import split_axes
 from simtrain.graph.step import Step
-from simtrain.graph.template import COMMUNICATION, Kind, Op, Template
+from simtrain.graph.template import Kind, Op, Template
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -417,8 +417,3 @@ def _previous(op: Ints, rank: Ints, table: OpTable) -> Ints:
     same = lane[order][1:] == lane[order][:-1]
     previous[order[1:][same]] = order[:-1][same]
     return previous
-
-
-def is_communication(kind: int) -> bool:
-    """Whether an operation of this kind moves data between ranks."""
-    return kind in COMMUNICATION

@@ -40,11 +40,6 @@ class ResponseLength(Spec):
         below = math.exp(math.log(self.median) + self.sigma**2 / 2) * _normal_cdf(z - self.sigma)
         return below + self.cap * (1 - _normal_cdf(z))
 
-    @property
-    def truncated_share(self) -> float:
-        """Expected share of responses that reach the cap."""
-        return 1 - _normal_cdf(math.log(self.cap / self.median) / self.sigma) if self.sigma else float(self.median >= self.cap)
-
 
 def _normal_cdf(z: float) -> float:
     return 0.5 * (1 + math.erf(z / math.sqrt(2)))

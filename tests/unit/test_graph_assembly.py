@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from simtrain.errors import InputError
-from simtrain.graph.graph import Graph, assemble, is_communication
+from simtrain.graph.graph import Graph, assemble
 from simtrain.graph.step import Do, Wait
-from simtrain.graph.template import Kind, Template
+from simtrain.graph.template import Template
 from tests.tiny import compute, message, step, template, transfer
 
 
@@ -160,7 +160,3 @@ def test_dependencies_stay_on_their_rank() -> None:
     assert np.array_equal(g.rank[has], g.rank[g.previous[has]])
     assert (g.previous < np.arange(len(g))).all()
     assert (g.dep_from < g.dep_to).all()
-
-
-def test_communication_kinds() -> None:
-    assert [is_communication(k) for k in (Kind.COLLECTIVE, Kind.SEND, Kind.RECV, Kind.COMPUTE, Kind.HOST, Kind.COPY)] == [True] * 3 + [False] * 3
