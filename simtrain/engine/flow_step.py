@@ -19,7 +19,8 @@ import numpy as np
 from simtrain.cost import collective as closed_form
 from simtrain.cost.collective import KINDS, Transfer
 from simtrain.cost.placement import span_of
-from simtrain.engine.flow_fidelity import flow_transfer, siblings
+from simtrain.engine.flow_fidelity import flow_transfer
+from simtrain.engine.flow_groups import siblings
 from simtrain.graph.graph import Graph, Ints, OpTable
 from simtrain.graph.grid import to_grid
 from simtrain.graph.mesh import split_axes

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simtrain.engine.flow_fidelity import pattern
+from simtrain.engine.flow_groups import pattern
 from simtrain.engine.messages import place
 from simtrain.errors import InputError
 from simtrain.hardware import Pcie

@@ -15,7 +15,9 @@ from simtrain.cost.collective import bytes_sent, collective
 from simtrain.cost.placement import span_of
 from simtrain.engine.fairshare import progressive_filling, to_rate
 from simtrain.engine.flow_fidelity import flow_collective, flow_time, flow_transfer
-from simtrain.engine.messages import ALGORITHMS, Messages, binary_tree, decompose, double_tree, join, place, ring_all_reduce, split
+from simtrain.engine.messages import ALGORITHMS, Messages, algorithm_of, join, place, split
+from simtrain.engine.messages.rings import ring_all_reduce
+from simtrain.engine.messages.trees import binary_tree, double_tree
 from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, Pcie
 from tests.fabric_walk import CARD, PORT, TOPOLOGIES, cluster
@@ -46,7 +48,7 @@ def reached(messages: Messages, ranks: Sequence[int]) -> dict[int, set[int]]:
 @pytest.mark.parametrize(("kind", "algorithm"), RINGS_AND_TREES)
 def test_bytes_are_those_of_the_closed_form(kind: str, algorithm: str, group: str) -> None:
     ranks, per_node = GROUPS[group]
-    messages = decompose(kind, algorithm)(S, place(list(ranks), per_node))
+    messages = algorithm_of(kind, algorithm).write(S, place(list(ranks), per_node))
     expected = bytes_sent(kind, S, len(ranks))
     assert messages.nbytes.sum() == pytest.approx(expected * len(ranks), rel=1e-12)
     if algorithm != "tree":  # leaves of a tree send less than inner nodes
@@ -57,7 +59,7 @@ def test_bytes_are_those_of_the_closed_form(kind: str, algorithm: str, group: st
 @pytest.mark.parametrize(("kind", "algorithm"), ALL)
 def test_everything_reaches_everybody_and_waits_only_for_the_past(kind: str, algorithm: str, group: str) -> None:
     ranks, per_node = GROUPS[group]
-    messages = decompose(kind, algorithm)(S, place(list(ranks), per_node))
+    messages = algorithm_of(kind, algorithm).write(S, place(list(ranks), per_node))
     assert all(max(awaited(messages, m), default=-1) < m for m in range(len(messages)))
     assert (messages.src != messages.dst).all() and set(messages.src.tolist()) | set(messages.dst.tolist()) == set(ranks)
     holds = reached(messages, ranks)
@@ -80,7 +82,7 @@ def test_ring_is_numbered_by_step_and_position() -> None:
 @pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "reduce_scatter", "broadcast"])
 def test_hierarchical_sends_its_share_through_the_cards(kind: str) -> None:
     nodes, r = 3, 4
-    messages = decompose(kind, "hierarchical")(S, place(list(range(nodes * r)), r))
+    messages = algorithm_of(kind, "hierarchical").write(S, place(list(range(nodes * r)), r))
     is_between = messages.src // r != messages.dst // r
     factor = {"all_reduce": 2 * (nodes - 1) / nodes, "broadcast": (nodes - 1) / nodes}.get(kind, (nodes - 1) / nodes)
     assert messages.nbytes[is_between].sum() / (nodes * r) == pytest.approx(factor * S / r, rel=1e-12)
@@ -89,7 +91,7 @@ def test_hierarchical_sends_its_share_through_the_cards(kind: str) -> None:
 
 def test_hierarchical_all_to_all_sends_fewer_and_larger_messages() -> None:
     nodes, r = 3, 4
-    messages = decompose("all_to_all", "hierarchical")(S, place(list(range(nodes * r)), r))
+    messages = algorithm_of("all_to_all", "hierarchical").write(S, place(list(range(nodes * r)), r))
     is_between = messages.src // r != messages.dst // r
     assert is_between.sum() == nodes * r * (nodes - 1)
     assert messages.nbytes[is_between].sum() == pytest.approx(nodes * r * (nodes - 1) / nodes * S)
@@ -126,7 +128,7 @@ def test_unequal_nodes_have_rings_only() -> None:
     assert ring_all_reduce(S, group).nbytes.sum() == pytest.approx(2 * 4 * S)
     for algorithm in ("tree", "hierarchical"):
         with pytest.raises(UnsupportedError, match="unequal"):
-            decompose("all_reduce", algorithm)(S, group)
+            algorithm_of("all_reduce", algorithm).write(S, group)
 
 
 def test_join_and_split_keep_bytes_and_order() -> None:
@@ -141,13 +143,13 @@ def test_join_and_split_keep_bytes_and_order() -> None:
 
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="did you mean 'all_reduce'"):
-        decompose("all_reduse", "ring")
+        algorithm_of("all_reduse", "ring")
     with pytest.raises(UnsupportedError, match="'nvls' is not made of messages"):
-        decompose("all_reduce", "nvls")
+        algorithm_of("all_reduce", "nvls")
     with pytest.raises(InputError, match="only once"):
         place([0, 0], 8)
     with pytest.raises(InputError, match="2 ends"):
-        decompose("send_recv", "direct")(S, place([0, 1, 2], 8))
+        algorithm_of("send_recv", "direct").write(S, place([0, 1, 2], 8))
     with pytest.raises(InputError, match="finite"):
         flow_time("all_reduce", math.inf, [0, 1], cluster(2))
 
