@@ -17,8 +17,9 @@ from simtrain.engine.intervals import Flags, Line, overlaps, rank_blocks, union
 from simtrain.engine.metrics import Busy, Inside, measure_ranks, repeated
 from simtrain.engine.replay import Fidelity, replay
 from simtrain.engine.trace import Trace
+from simtrain.graph.assembly import assemble, unfolded_axes
 from simtrain.graph.columns import columns_of
-from simtrain.graph.graph import Floats, Graph, Ints, OpTable, assemble, unfolded_axes
+from simtrain.graph.graph import Floats, Graph, Ints, OpTable
 from simtrain.graph.mesh import split_axes
 from simtrain.graph.step import Do, RankClass, Step
 from simtrain.graph.template import Kind, Link, Op, Template

@@ -10,7 +10,8 @@ from simtrain.engine.composite import Composer, Composites, disturbed
 from simtrain.engine.executors import Engine, StepFidelity, replay_with, what_simpy_alone_knows
 from simtrain.engine.metrics import Budget, measure_ranks, step_metrics
 from simtrain.engine.trace import Trace
-from simtrain.graph.graph import Shapes, assemble
+from simtrain.graph.assembly import assemble
+from simtrain.graph.graph import Shapes
 from simtrain.graph.step import Step
 from simtrain.hardware import Cluster
 

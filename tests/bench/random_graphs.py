@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simtrain.graph.graph import Graph, Ints, OpTable, assemble
+from simtrain.graph.assembly import assemble
+from simtrain.graph.graph import Graph, Ints, OpTable
 from simtrain.graph.grid import to_grid
 from simtrain.graph.template import LINKS_OF, Kind, Link, Op, Template
 from simtrain.hardware import Cluster

@@ -12,7 +12,7 @@ import pytest
 
 from simtrain.cost.collective import Transfer
 from simtrain.engine.replay import replay
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.pipeline import Stage, stage_program
 from simtrain.graph.schedule import Schedule, tasks
 from tests.tiny import cluster, compute, step, template

@@ -19,7 +19,8 @@ from simtrain.engine.kernel.network import CAPACITY
 from simtrain.engine.kernel.rows import BESIDE, MISSING, NONE, SECOND
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
-from simtrain.graph.graph import Graph, assemble
+from simtrain.graph.assembly import assemble
+from simtrain.graph.graph import Graph
 from simtrain.graph.grid import GRID
 from simtrain.hardware import Cluster
 from simtrain.systems import registry

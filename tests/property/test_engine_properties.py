@@ -16,7 +16,8 @@ from simtrain.cost.collective import Transfer
 from simtrain.engine import composite, execute, links
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
-from simtrain.graph.graph import Graph, assemble
+from simtrain.graph.assembly import assemble
+from simtrain.graph.graph import Graph
 from simtrain.graph.grid import to_grid
 from simtrain.graph.pipeline import Stage, stage_program
 from simtrain.graph.program import Program

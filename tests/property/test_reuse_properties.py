@@ -19,8 +19,8 @@ from simtrain.engine.composite import Composer, disturbed
 from simtrain.engine.execute import Execution, execute
 from simtrain.engine.metrics import measure_ranks
 from simtrain.errors import InputError
+from simtrain.graph.assembly import assemble
 from simtrain.graph.columns import ColumnProgram, columns_of
-from simtrain.graph.graph import assemble
 from simtrain.graph.pipeline import Stage, stage_program
 from simtrain.graph.pipeline_columns import Shape, Slots, pipeline_columns
 from simtrain.graph.recordings import Reads, Recordings

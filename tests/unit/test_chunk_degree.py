@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from simtrain.cost.model import CostModel
 from simtrain.engine.replay import replay
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.moe import ChunkTimes, ExpertExchange, Lanes
 from simtrain.graph.program import Program

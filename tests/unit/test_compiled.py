@@ -16,7 +16,8 @@ from simtrain.engine.compiled_replay import choose_engine, replay_compiled
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
 from simtrain.errors import SimtrainError
-from simtrain.graph.graph import Graph, assemble
+from simtrain.graph.assembly import assemble
+from simtrain.graph.graph import Graph
 from simtrain.graph.step import Do, Instruction, Wait
 from simtrain.graph.template import Op, Template
 from simtrain.hardware import Cluster

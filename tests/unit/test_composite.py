@@ -10,7 +10,7 @@ import pytest
 from simtrain.engine.composite import Composer, disturbed
 from simtrain.engine.execute import Execution, execute
 from simtrain.engine.replay import replay
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.step import Do, Instruction, Step, Wait
 from simtrain.graph.template import Template
 from tests.tiny import TICK, budget_errors, cluster, compute, ends, instruction_ends, message, step, template, transfer

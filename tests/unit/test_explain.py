@@ -49,7 +49,7 @@ def test_the_critical_path_fills_the_step(name: str, fidelity: str) -> None:
 def test_a_path_by_hand() -> None:
     """Rank 1 computes 5 s, then both meet; rank 0 goes on for 3 s: the path is 5 + 2 + 3."""
     from simtrain.engine.replay import replay
-    from simtrain.graph.graph import assemble
+    from simtrain.graph.assembly import assemble
     from tests.tiny import cluster, compute, message, step, template
 
     programs = [

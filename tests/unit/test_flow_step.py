@@ -10,7 +10,7 @@ import simtrain
 from simtrain.engine.flow_step import price_by_messages
 from simtrain.engine.replay import replay
 from simtrain.errors import InputError, UnsupportedError
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.step import Do
 from simtrain.hardware import Cluster
 from simtrain.study.result import Result

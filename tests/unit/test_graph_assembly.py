@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from simtrain.errors import InputError
-from simtrain.graph.graph import Graph, assemble
+from simtrain.graph.assembly import assemble
+from simtrain.graph.graph import Graph
 from simtrain.graph.step import Do, Wait
 from simtrain.graph.template import Template
 from tests.tiny import compute, message, step, template, transfer

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simtrain.engine.intervals import Line, overlaps, rank_blocks, union
 from simtrain.engine.metrics import Busy, axis_label, measure_ranks, waiting
 from simtrain.engine.replay import replay
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.step import Do, Instruction, Wait
 from simtrain.graph.template import Kind, Link, Op, Template
 from tests.tiny import cluster, compute, message, step, template, transfer

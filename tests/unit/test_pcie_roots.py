@@ -13,7 +13,7 @@ from simtrain.cost.span import Span
 from simtrain.engine.compiled_replay import replay_compiled
 from simtrain.engine.links import root_of
 from simtrain.engine.replay import replay
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.mesh import Mesh
 from simtrain.graph.program import Program
 from simtrain.graph.step import Do, RankClass, Step

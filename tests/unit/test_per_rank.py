@@ -10,7 +10,7 @@ from simtrain.cost.collective import Transfer
 from simtrain.engine.execute import execute
 from simtrain.engine.replay import replay
 from simtrain.errors import UnsupportedError
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.per_rank import Price, RankProgram, step_of
 from simtrain.hardware import Cluster
 

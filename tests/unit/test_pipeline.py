@@ -9,7 +9,7 @@ import pytest
 from simtrain.cost.collective import Transfer
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.pipeline import Stage, stage_program
 from simtrain.graph.schedule import Schedule, Task, tasks
 from simtrain.graph.step import Do, Step, Wait

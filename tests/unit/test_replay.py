@@ -11,7 +11,7 @@ import pytest
 from simtrain.engine.replay import replay
 from simtrain.engine.trace import Trace
 from simtrain.errors import SimtrainError
-from simtrain.graph.graph import assemble
+from simtrain.graph.assembly import assemble
 from simtrain.graph.step import Do, Instruction, Step, Wait
 from simtrain.graph.template import Kind, Link, Op, Template
 from tests.tiny import TICK, cluster, compute, ends, message, rows, step, template, transfer
