@@ -10,13 +10,14 @@ from simtrain.engine.goodput import Goodput, RunRecord
 from simtrain.engine.ledger import PARTS
 from simtrain.report import style
 from simtrain.report.labels import CATEGORY_NAMES, system_title
+from simtrain.study.compare import published_for
 from simtrain.study.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH, _HEADER, _UPPER, _LOWER = 11.5, 0.95, 2.5, 2.6
+_WIDTH, _HEADER, _UPPER, _LOWER = 11.5, 1.08, 2.5, 2.6
 """[in]"""
 _LOSSES = PARTS[1:]
 _CAUSES = 8
@@ -36,9 +37,10 @@ def draw_goodput(result: Result) -> Figure:
     seeds = len(outcome.records)
     notes = [f"{s.workload.name} on {s.cluster.num_accelerators:,} x {s.cluster.node.accelerator.name}", f"{days:g} days",
              f"mean of {seeds} seeds, bars: 95 %" if seeds > 1 else f"seed {outcome.records[0].seed}"]  # fmt: skip
-    style.header(figure, system_title(s.system), notes)
+    published = published_for(s).get("ettr")
+    style.header(figure, system_title(s.system), [*notes, "hollow: published" if published else ""])
     upper = figure.add_axes((1.55 / _WIDTH, (height - _HEADER - _UPPER) / height, (_WIDTH - 1.55 - 1.5) / _WIDTH, _UPPER / height))
-    _waterfall(upper, outcome)
+    _waterfall(upper, outcome, published)
     bottom = (0.6 / height, _LOWER / height)
     causes = figure.add_axes((2.15 / _WIDTH, bottom[0], 3.3 / _WIDTH, bottom[1]))
     _by_cause(causes, outcome)
@@ -47,12 +49,13 @@ def draw_goodput(result: Result) -> Figure:
     return figure
 
 
-def _waterfall(ax: Axes, outcome: Goodput) -> None:
-    """Draw the wall clock, what each part takes away from it, and what is left."""
+def _waterfall(ax: Axes, outcome: Goodput, published: float | None) -> None:
+    """Draw the wall clock, what each part takes away from it, what is left, and what the paper says is left."""
     ettr = outcome.interval("ettr")
     shares = {part: interval for part in _LOSSES if (interval := outcome.interval(f"share.{part}")).mean > _SHOWN}
     rows = len(shares) + 2
-    floor = max(0.0, ettr.mean - max(0.02, 0.35 * (1 - ettr.mean)))
+    least = min(ettr.mean, published or 1.0)
+    floor = max(0.0, least - max(0.02, 0.35 * (1 - least)))
     ax.barh(0, 1 - floor, left=floor, height=0.7, color=style.CATEGORIES["idle"])
     level = 1.0
     for row, (part, share) in enumerate(shares.items(), start=1):
@@ -62,6 +65,8 @@ def _waterfall(ax: Axes, outcome: Goodput) -> None:
         level -= share.mean
     ax.barh(rows - 1, ettr.mean - floor, left=floor, height=0.7, color=style.CATEGORIES["productive"])
     _whisker(ax, rows - 1, Interval(0.0, ettr.mean - ettr.high, ettr.mean - ettr.low), ettr.mean)
+    if published:
+        ax.plot(published, rows - 1, "D", ms=6.5, mfc=style.PAPER, mec=style.INK, mew=1.3, zorder=4)
     names = ["wall clock", *(CATEGORY_NAMES[part] for part in shares), "kept: ETTR"]
     ax.set_yticks(range(rows), names)
     ax.tick_params(axis="y", length=0, labelcolor=style.INK)

@@ -29,8 +29,8 @@ def draw_jobs(result: Result) -> Figure:
     assert isinstance(outcome, JobOutcome)
     run, s = outcome.run, result.scenario
     figure = Figure(figsize=(9.2, 6.0))
-    axes = [figure.add_axes((0.075, y, w, h)) for y, w, h in ((0.53, 0.56, 0.29), (0.1, 0.56, 0.29))]
-    axes.append(figure.add_axes((0.72, 0.1, 0.255, 0.72)))
+    axes = [figure.add_axes((0.075, y, w, h)) for y, w, h in ((0.53, 0.56, 0.275), (0.1, 0.56, 0.275))]
+    axes.append(figure.add_axes((0.72, 0.1, 0.245, 0.705)))
     lines = [_in_use(axes[0], run), _waiting(axes[1], run), _completion(axes[2], result)]
     style.raise_titles(axes[:2], lines[:2])
     axes[2].set_title("Completion time of jobs", y=1.02, pad=0)
@@ -54,13 +54,16 @@ def _in_use(ax: Axes, run: JobRun) -> int:
         return float(held if event.kind == "start" else -held)
 
     below: np.ndarray = np.zeros(len(run.log))
+    shown: list[str] = []
     for name in SIZES:
         times, held = _steps(run, lambda event, name=name: change(event, name))
+        if held.any():
+            shown.append(name)
         ax.fill_between(times, below, below + held, step="post", color=_SIZE_COLOURS[name], linewidth=0)
         below = below + held
     ax.axhline(run.num_gpus, color=style.QUIET, linewidth=0.8, linestyle=(0, (3, 2)))
     ax.set_ylim(0, run.num_gpus * 1.08)
-    return _finish(ax, run, "GPUs in use", [style.patch(_SIZE_COLOURS[name], _SIZE_TITLES[name]) for name in SIZES])
+    return _finish(ax, run, "GPUs in use", [style.patch(_SIZE_COLOURS[name], _SIZE_TITLES[name]) for name in shown])
 
 
 def _waiting(ax: Axes, run: JobRun) -> int:

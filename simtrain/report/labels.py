@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from simtrain.study.compare import Comparison, Row
+from simtrain.study.compare import Comparison, Row, title_of
 from simtrain.study.result import UNITS as UNIT_OF
 from simtrain.study.result import unit_of
 from simtrain.systems.base import Claim, System
@@ -131,8 +131,7 @@ def _decimals(largest: float) -> int:
 
 def system_title(system: System | type[System]) -> str:
     """Return the name of a system: its paper's title without the venue, or the class."""
-    cls = system if isinstance(system, type) else type(system)
-    return cls.title.partition(" (")[0] or cls.__name__
+    return title_of(system if isinstance(system, type) else type(system))
 
 
 def system_titles(comparison: Comparison) -> dict[str, str]:

@@ -34,7 +34,7 @@ from simtrain.report.labels import (
     tell_apart,
 )  # fmt: skip
 from simtrain.report.timeline import budget, expand
-from simtrain.study.compare import Comparison, Row
+from simtrain.study.compare import Comparison, Row, in_words
 from simtrain.study.result import Result
 from simtrain.systems.base import Claim
 
@@ -210,10 +210,18 @@ def draw_comparison(comparison: Comparison) -> Figure:
     names = [grid.titles[name] for name in grid.systems]
     published = source_of(comparison)
     style.header(
-        figure, " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names),
-        [grid.common, f"published values: {published}" if published else "predicted"],
+        figure, in_words(names),
+        [grid.common, f"published values: {published}" if published else "predicted", _ALARMED if _has_alarm(axes) else ""],
     )  # fmt: skip
     return figure
+
+
+_ALARMED = "red: beyond the tolerance of the claim"
+
+
+def _has_alarm(axes: Sequence[Axes]) -> bool:
+    """Whether an error is written in red."""
+    return any(text.get_color() == style.ALARM for ax in axes for text in ax.texts if text.get_text() not in ("OOM", "n/a"))
 
 
 def _panels(grid: _Grid, count: int) -> tuple[Figure, list[Axes]]:
@@ -277,15 +285,21 @@ def _value_label(ax: Axes, grid: _Grid, row: Row, metric: str, unit: Scale) -> N
         ax.plot(x, published / unit.size, "D", ms=6.5, mfc=style.PAPER, mec=style.INK, mew=1.3, clip_on=False, zorder=4)
     if predicted is None and not is_published_oom(row, metric):
         return
-    text = "paper:\nOOM" if is_published_oom(row, metric) else signed_percent(error) if error is not None else unit.number(predicted or 0.0)
+    is_oom = is_published_oom(row, metric)
+    text = "paper:\nOOM" if is_oom else _short_percent(error) if error is not None else unit.number(predicted or 0.0)
     y = max(predicted or 0.0, published or 0.0) / unit.size if predicted is not None else _MISSING * ax.get_ylim()[1]
     has_room = grid.width / len(grid.cases) * grid.bar > 0.36
     claim = grid.claims.get((row.case, metric))
-    is_missed = error is not None and claim is not None and abs(error) > claim.tolerance
+    is_missed = (is_oom and predicted is not None) or (error is not None and claim is not None and abs(error) > claim.tolerance)
     ax.annotate(
         text, (x, y), (0, 7 if published is not None else 3), textcoords="offset points", ha="center", va="bottom", fontsize=7.5,
         color=style.ALARM if is_missed else style.QUIET, rotation=0 if has_room else 90,
     )  # fmt: skip
+
+
+def _short_percent(error: float) -> str:
+    """Write an error so that those of neighbouring bars do not touch: tenths of a per cent below ten only."""
+    return signed_percent(error) if abs(error) < 0.0995 else f"{100 * error:+,.0f} %"
 
 
 def _cannot_run(ax: Axes, x: float, bar: float, why: str) -> None:

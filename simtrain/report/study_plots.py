@@ -27,6 +27,8 @@ WIDTH, HEIGHT = 8.4, 4.9
 """[in]"""
 _LEFT, _RIGHT, _BOTTOM = 0.85, 0.3, 0.72
 _LINES = ("#332288", "#CC6677", "#117733", "#DDCC77", "#44AA99", "#AA4499", "#88CCEE", "#882255", "#999933", "#6699CC")
+_LINE = (1.8, 5.0)
+"""Width of a line, and of its marks. [pt]"""
 _WRAP = 106
 """Letters of a note on one line."""
 
@@ -143,6 +145,15 @@ def _scale_of(result: SweepResult, metric: str, values: Sequence[float]) -> Scal
     return quantity_scale(metric, result.unit_of(metric), values)
 
 
+def _colours(result: SweepResult, axis: str) -> dict[Scalar, str]:
+    """Return a colour for each value of an axis; systems keep the colours that they have everywhere."""
+    values = result.study.values(axis)
+    if axis == "system":
+        systems = style.system_colours(str(value) for value in values)
+        return {value: systems[str(value)] for value in values}
+    return {value: _LINES[i % len(_LINES)] for i, value in enumerate(values)}
+
+
 def _x_positions(plot: Plot, values: Sequence[Scalar]) -> list[float]:
     if plot.x_scale == "category":
         return [float(i) for i in range(len(values))]
@@ -172,24 +183,46 @@ def _y_axis(ax: Axes, result: SweepResult, plot: Plot, metric: str, unit: Scale,
 # -- kinds ----------------------------------------------------------------------------------------------------
 
 
+def _widths(lines: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Return the widths of lines and their marks: where two lines coincide, the lower ones show as rims of thinner ones above them.
+
+    Parameters
+    ----------
+    lines
+        Values at the same places; NaN where there is none.
+    """
+    shown = [value for line in lines for value in line if not math.isnan(value)]
+    near = 0.012 * (max(shown) - min(shown))
+    pairs = [(a, b) for i, a in enumerate(lines) for b in lines[:i]]
+    if not any(sum(abs(x - y) <= near for x, y in zip(a, b, strict=True)) > len(a) / 2 for a, b in pairs):
+        return [_LINE] * len(lines)
+    slims = [i / (len(lines) - 1) for i in range(len(lines))]
+    return [(3.4 - 1.8 * slim, 8.0 - 4.0 * slim) for slim in slims]
+
+
 def _curves(ax: Axes, result: SweepResult, plot: Plot) -> None:
     by = [plot.x, *([plot.lines] if plot.lines else [])]
     places = _places(result, plot.y, by, plot.best)
     unit = _scale_of(result, plot.y, [p.spread.high for p in places.values()])
     values = result.study.values(plot.x)
     where = dict(zip(values, _x_positions(plot, values), strict=True))
-    for i, line in enumerate(result.study.values(plot.lines) if plot.lines else [None]):
+    colours = _colours(result, plot.lines) if plot.lines else {None: _LINES[0]}
+    widths = _widths([[places[x, line].spread.mean if (x, line) in places else math.nan for x in values] for line in colours]) if plot.lines else [_LINE]
+    for i, (line, colour) in enumerate(colours.items()):
         own = [(where[x], places[key]) for x in values if (key := (x, line) if plot.lines else (x,)) in places]
         if not own:
             continue
-        colour = _LINES[i % len(_LINES)]
         xs, ys = [x for x, _ in own], [p.spread.mean / unit.size for _, p in own]
-        ax.plot(xs, ys, color=colour, marker="o", markersize=5, linewidth=1.8, label=_name(line) if plot.lines else None)
+        wide, high = widths[i]
+        ax.plot(xs, ys, color=colour, marker="o", markersize=high, linewidth=wide, label=_name(line) if plot.lines else None)
         if any(p.spread.half for _, p in own):
             ax.fill_between(xs, [p.spread.low / unit.size for _, p in own], [p.spread.high / unit.size for _, p in own], color=colour, alpha=0.2, linewidth=0)
         for x, y, (_, place) in zip(xs, ys, own, strict=True):
             if plot.label:
                 ax.annotate(_label(plot, place), (x, y), xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center", color=colour)
+        if plot.mark:
+            top = (max if plot.mark == "max" else min)(range(len(ys)), key=ys.__getitem__)
+            ax.plot(xs[top], ys[top], "o", markersize=14, mfc="none", mec=colour, mew=1.3)
     if plot.x_scale == "log":
         ax.set_xscale("log")
         ax.minorticks_off()
@@ -206,17 +239,17 @@ def _bars(ax: Axes, result: SweepResult, plot: Plot) -> None:
     by = [plot.x, *([plot.lines] if plot.lines else [])]
     places = _places(result, plot.y, by, plot.best)
     unit = _scale_of(result, plot.y, [p.spread.high for p in places.values()])
-    values, lines = result.study.values(plot.x), result.study.values(plot.lines) if plot.lines else [None]
-    width = 0.8 / len(lines)
-    for i, line in enumerate(lines):
+    values, colours = result.study.values(plot.x), _colours(result, plot.lines) if plot.lines else {None: _LINES[0]}
+    width = 0.8 / len(colours)
+    for i, (line, colour) in enumerate(colours.items()):
         for n, x in enumerate(values):
-            at = n + (i - (len(lines) - 1) / 2) * width
+            at = n + (i - (len(colours) - 1) / 2) * width
             place = places.get((x, line) if plot.lines else (x,))
             if place is None:
                 ax.text(at, 0, "n/a", ha="center", va="bottom", fontsize=8, color=style.ALARM)
                 continue
             y, half = place.spread.mean / unit.size, place.spread.half / unit.size
-            ax.bar(at, y, width * 0.94, color=_LINES[i % len(_LINES)], label=_name(line) if plot.lines and n == 0 else None)
+            ax.bar(at, y, width * 0.94, color=colour, label=_name(line) if plot.lines and n == 0 else None)
             if half:
                 ax.errorbar(at, y, half, ecolor=style.INK, elinewidth=1.0, capsize=2.5)
             text = "\n".join([unit.number(place.spread.mean), *([_label(plot, place, lines=True)] if plot.label else [])])
@@ -235,13 +268,13 @@ _SHORT = {"global_batch_size": "batch", "microbatch_size": "mb"}
 
 
 def _label(plot: Plot, place: _Place, *, lines: bool = False) -> str:
-    """Write the values of the plot's ``label`` keys, those that are words without the key."""
+    """Write the values of the plot's ``label`` keys, those that are words without the key; "none" says what there is none of."""
     known = {**place.settings, **place.axes}
     parts: list[str] = []
     for key in plot.label:
         value, short = known.get(key), key.rsplit(".", maxsplit=1)[-1]
         if value is not None:
-            parts.append(str(value) if isinstance(value, str) else f"{_SHORT.get(short, short)} {_name(value)}")
+            parts.append(f"no {short}" if value == "none" else str(value) if isinstance(value, str) else f"{_SHORT.get(short, short)} {_name(value)}")
     return ("\n" if lines else ", ").join(parts)
 
 
@@ -258,10 +291,11 @@ def _heat_map(ax: Axes, result: SweepResult, plot: Plot) -> None:
             if place is None:
                 ax.text(i, n, "does not\nfit", ha="center", va="center", fontsize=8, color=style.QUIET)
                 continue
-            colour = style.PAPER if place.spread.mean / unit.size < (low + high) / 2 else style.INK
+            colour = style.PAPER if place.spread.mean / unit.size < low + 0.55 * (high - low) else style.INK
             text = unit.number(place.spread.mean)
-            ax.text(i, n, text, ha="center", va="bottom" if plot.label else "center", fontsize=9.5, fontweight="bold", color=colour)
-            ax.text(i, n - 0.04, _label(plot, place, lines=True), ha="center", va="top", fontsize=7, color=colour, linespacing=1.1)
+            middle = n + 0.06 * (len(plot.label) - 1) if plot.label else n
+            ax.text(i, middle, text, ha="center", va="bottom" if plot.label else "center", fontsize=9.5, fontweight="bold", color=colour)
+            ax.text(i, middle - 0.04, _label(plot, place, lines=True), ha="center", va="top", fontsize=7, color=colour, linespacing=1.1)
     ax.set_xticks(range(len(xs)), [_wrapped(v) for v in xs])
     ax.set_yticks(range(len(ys)), [_wrapped(v) for v in ys])
     ax.tick_params(length=0)
@@ -276,10 +310,11 @@ def _pareto(ax: Axes, result: SweepResult, plot: Plot) -> None:
     rows = [(row, x, y) for row in result.ok if (x := row.value(plot.x)) is not None and (y := row.value(plot.y)) is not None]
     ux, uy = _scale_of(result, plot.x, [x for _, x, _ in rows]), _scale_of(result, plot.y, [y for _, _, y in rows])
     is_small_good = plot.best == "min"
-    for i, line in enumerate(result.study.values(plot.lines) if plot.lines else [None]):
+    colours = _colours(result, plot.lines) if plot.lines else {None: _LINES[0]}
+    for line, colour in colours.items():
         own = [(x / ux.size, y / uy.size) for row, x, y in rows if not plot.lines or row.point.axes[plot.lines] == line]
         name = _name(line) if plot.lines else None
-        ax.scatter([x for x, _ in own], [y for _, y in own], s=16, alpha=0.55, linewidth=0, color=_LINES[i % len(_LINES)], label=name)
+        ax.scatter([x for x, _ in own], [y for _, y in own], s=16, alpha=0.55, linewidth=0, color=colour, label=name)
     best = front([(x, y) for _, x, y in rows], is_small_good=is_small_good)
     ends = [(rows[k][1] / ux.size, rows[k][2] / uy.size) for k in best]
     ax.plot([x for x, _ in ends], [y for _, y in ends], color=style.INK, linewidth=1.2, drawstyle="steps-post", zorder=1, label="best")
@@ -297,11 +332,15 @@ def _pareto(ax: Axes, result: SweepResult, plot: Plot) -> None:
                 va="top" if is_small_good else "bottom",
                 linespacing=1.1,
             )
-    ax.margins(x=0.08, y=0.1)
     if plot.x_scale == "log":
         style.plain_log(ax, is_x=True)
     ax.set_xlabel(_axis_title(result, plot.x, ux))
     _y_axis(ax, result, plot, plot.y, uy, is_from_zero=not is_small_good)
+    ax.margins(x=0.08, y=0.1)
+    ax.autoscale_view()
+    if plot.label and is_small_good:  # labels hang below the front, whose end is the lowest point
+        bottom, top = (ax.transData.inverted().transform(ax.transAxes.transform((0, y)))[1] for y in (-0.025 * (1 + len(plot.label)), 1.0))
+        ax.set_ylim(bottom, top)
     ax.grid(axis="both")
     if plot.lines:
         _legend(ax, _title(result, plot.lines))

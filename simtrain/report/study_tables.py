@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from simtrain.report.labels import metric_title, quantity_scale
 from simtrain.report.terminal import escaped, new_console, new_table
 from simtrain.study.sweep import SweepResult
+from simtrain.study.sweep.definition import Scalar
+from simtrain.study.sweep.journal import RESULTS
 from simtrain.study.sweep.outcome import OK, Outcome
 from simtrain.study.sweep.result import PARQUET, SPEEDUP, Measured
 
@@ -67,26 +70,31 @@ class SweepProgress:
 
 
 def print_sweep(result: SweepResult, folder: Path, *, has_parquet: bool) -> None:
-    """Print the best points, why others did not run, and where the files are."""
+    """Print the best points, means where they have several seeds, why others did not run, and where the files are."""
     console = new_console()
     console.print(f"{result.study.name}: {len(result.ok)} of {len(result.rows)} points ran", markup=False)
     for reason, count in result.reasons()[:6]:
         console.print(f"  {count} skipped: {reason}", markup=False)
     table = new_table()
-    rows = _shown(result)
+    means, way = _means(result), _way(result)
+    rows = _ordered(result, means, way)[:_SHOWN]
     metrics = _metrics(result)
-    scales = {name: quantity_scale(name, result.unit_of(name), [v for row in rows if (v := row.value(name)) is not None]) for name in metrics}
+    scales = {name: quantity_scale(name, result.unit_of(name), [row.values[name] for row in rows if name in row.values]) for name in metrics}
     for axis in result.study.axes:
         table.add_column(escaped(result.study.titles.get(axis, axis)))
     for name in metrics:
         title = result.study.titles.get(name) or metric_title(name)
         table.add_column(escaped(f"{title} [{scales[name].unit}]") if scales[name].unit else escaped(title), justify="right")
     for row in rows:
-        numbers = ["-" if (value := row.value(name)) is None else scales[name].number(value) for name in metrics]
-        table.add_row(*(escaped(str(v)) for v in row.point.axes.values()), *numbers)
+        numbers = [scales[name].number(row.values[name]) if name in row.values else "-" for name in metrics]
+        table.add_row(*(escaped(str(v)) for v in row.axes), *numbers)
     console.print(table)
-    if len(result.ok) > len(rows):
-        console.print(f"the {len(rows)} best of {len(result.ok)}; all are in the table", markup=False)
+    seeds = len(result.study.seed_list)
+    notes = [f"means of {seeds} seeds"] if seeds > 1 else []
+    if len(means) > len(rows):
+        notes.append(f"the {len(rows)} {'best' if way else 'first'} of {len(means)}, all are in {RESULTS}")
+    if notes:
+        console.print("; ".join(notes), markup=False)
     files = ["results.csv", *([PARQUET] if has_parquet else []), *(["plot.svg"] if result.study.plot else [])]
     console.print(f"wrote {', '.join(str(folder / name) for name in files)}", markup=False, soft_wrap=True)
     if not has_parquet:
@@ -100,11 +108,35 @@ def _metrics(result: SweepResult) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name in result.metrics][:5]
 
 
-def _shown(result: SweepResult) -> list[Measured]:
-    """Return the best points, by what the plot shows."""
+class _Mean(NamedTuple):
+    """A point, and its metrics' means over seeds."""
+
+    axes: tuple[Scalar, ...]
+    values: dict[str, float]
+
+
+def _means(result: SweepResult) -> list[_Mean]:
+    """Return a row per combination of axes, in the order of the study."""
+    runs: dict[tuple[Scalar, ...], list[Measured]] = {}
+    for row in result.ok:
+        runs.setdefault(tuple(row.point.axes.values()), []).append(row)
+    found: list[_Mean] = []
+    for axes, rows in runs.items():
+        values = {name: [v for row in rows if (v := row.value(name)) is not None] for name in result.metrics}
+        found.append(_Mean(axes, {name: fmean(own) for name, own in values.items() if own}))
+    return found
+
+
+def _way(result: SweepResult) -> str:
+    """Return whether the picture looks for the least or the most; empty where it looks for neither."""
     plot = result.study.plot
-    if plot is None or not plot.best:
-        return result.ok[:_SHOWN]
-    metric = plot.value or plot.y
-    sign = 1.0 if plot.best == "min" else -1.0
-    return sorted((row for row in result.ok if row.value(metric) is not None), key=lambda row: sign * (row.value(metric) or 0.0))[:_SHOWN]
+    return plot.best or plot.mark if plot is not None else ""
+
+
+def _ordered(result: SweepResult, rows: list[_Mean], way: str) -> list[_Mean]:
+    """Return points in the order of what the plot shows, the best first."""
+    plot = result.study.plot
+    if plot is None or not way:
+        return rows
+    metric, sign = plot.value or plot.y, 1.0 if way == "min" else -1.0
+    return sorted((row for row in rows if metric in row.values), key=lambda row: sign * row.values[metric])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from simtrain.errors import InfeasibleError, InputError
 from simtrain.study.result import Result
 from simtrain.study.run import run_scenario
-from simtrain.study.settings import scenario
+from simtrain.study.settings import Scenario, scenario
 from simtrain.systems.base import Case, Claim, System
 from simtrain.systems.registry import find, name_of
 
@@ -156,7 +156,23 @@ def compare(
                 progress(f"{name_of(cls)}: {case.name}")
             rows.append(_row(cls, classes[-1], case, settings or {}, options))
     rows = [_with_ratios(row, cases, rows) for row in rows]
-    return Comparison(tuple(rows), f"{classes[-1].__name__} and {', '.join(c.__name__ for c in classes[:-1])}" if len(classes) > 1 else classes[0].__name__)
+    return Comparison(tuple(rows), in_words([title_of(c) for c in classes]))
+
+
+def title_of(cls: type[System]) -> str:
+    """Return the name of a system: its paper's title without the venue, or the class."""
+    return cls.title.partition(" (")[0] or cls.__name__
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Return names in one phrase.
+
+    Examples
+    --------
+    >>> in_words(["FIFO", "EASY", "SJF"])
+    'FIFO, EASY and SJF'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _cases(classes: list[type[System]], workload: str | None, cluster: str | None, group: str) -> list[Case]:
@@ -206,6 +222,16 @@ def _choices(search: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
     """Yield every combination of the settings to search; one empty one when there are none."""
     for values in itertools.product(*search.values()):
         yield dict(zip(search, values, strict=True))
+
+
+def published_for(ours: Scenario) -> dict[str, float]:
+    """Return what the system's paper prints for exactly this set-up, by metric; empty for any other."""
+    cls = type(ours.system)
+    found: dict[str, float] = {}
+    for case in {claim.case.name: claim.case for claim in cls.claims}.values():
+        if scenario(cls, case.workload, case.cluster, case.settings_of(False)) == ours:
+            found |= dict(_published(cls.claims, case, False))
+    return found
 
 
 def _published(claims: Iterable[Claim], case: Case, is_baseline: bool) -> Iterable[tuple[str, float]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from simtrain import spec
 from simtrain.errors import InputError
 from simtrain.hardware import Cluster
-from simtrain.study.compare import Comparison, Row
+from simtrain.study.compare import Comparison, Row, in_words, title_of
 from simtrain.study.result import Result
 from simtrain.study.run import run_scenario
 from simtrain.study.settings import Scenario
@@ -66,8 +66,9 @@ def load_comparison(path: str | Path) -> Comparison | None:
         )
         for row in data
     ]  # fmt: skip
-    names = dict.fromkeys(type(row.result.scenario.system).__name__ if row.result else row.system for row in rows)
-    return Comparison(tuple(rows), " and ".join(names))
+    systems = [type(row.result.scenario.system) if row.result else None for row in rows]
+    names = dict.fromkeys(title_of(cls) if cls else row.system for cls, row in zip(systems, rows, strict=True))
+    return Comparison(tuple(rows), in_words(list(names)))
 
 
 def _is_comparison(data: Any) -> bool:

@@ -18,6 +18,7 @@ from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Cluster, FailureModel
 from simtrain.hardware.failure import Branch, Slowdown
 from simtrain.policy.checkpointing import expected_ettr, rsc_ettr, young
+from simtrain.study.compare import published_for
 from simtrain.study.settings import scenario
 from simtrain.systems.base import Options
 from simtrain.systems.degraded_step import Steps
@@ -318,3 +319,10 @@ def test_the_picture_is_drawn(tmp_path: Any) -> None:
     result.plot(str(tmp_path / "run.svg"))
     text = (tmp_path / "run.svg").read_text()
     assert all(word in text for word in ("kept: ETTR", "faulty gpu", "hours of one run", "day"))
+
+
+def test_published_values_belong_to_the_papers_set_up_only() -> None:
+    own = scenario(Llama3, CASE.workload, CASE.cluster, CASE.settings_of(False))
+    other = scenario(Llama3, CASE.workload, CASE.cluster, {**CASE.settings_of(False), "num_spares": 3})
+    assert published_for(own) == {"interruptions": 419, "ettr": 0.90}
+    assert published_for(other) == {}

@@ -17,7 +17,7 @@ from simtrain.graph.program import Program
 from simtrain.graph.step import Do, RankClass, Step
 from simtrain.hardware import Cluster
 from simtrain.report import style
-from simtrain.report.plots import draw_comparison, plot_comparison, plot_result
+from simtrain.report.plots import _short_percent, draw_comparison, plot_comparison, plot_result
 from simtrain.report.rollout_plot import averaged
 from simtrain.report.step_plot import _fill, draw_result
 from simtrain.study.compare import Comparison, Row
@@ -104,7 +104,7 @@ def test_comparison_is_text_with_units_errors_and_source(tmp_path: Path) -> None
     found = texts(path)
     for wanted in ("Base-LM and Better-LM", "Step time [s]", "MFU [%]", "published", "OOM", "256 GPUs", "12,288 GPUs", "compute"):
         assert wanted in found
-    assert "175B  |  published values: Better-LM (Conf'24), Table 2" in found
+    assert "175B  |  published values: Better-LM (Conf'24), Table 2  |  red: beyond the tolerance of the claim" in found
     assert f"{100 * (40 / 41 - 1):+.1f} %" in found
     assert "speed-up 1.33x" in found
     assert "paper 1.37x" in found  # 41 / 30
@@ -238,3 +238,21 @@ def test_a_crowded_step_function_is_drawn_by_its_means() -> None:
     assert len(edges) == len(means) == 101
     assert np.sum(np.diff(edges) * means[:-1]) == pytest.approx(np.sum(np.diff(times) * values[:-1]), rel=1e-9)
     assert averaged(times, values, most=5000)[0] is times
+
+
+def test_a_paper_that_ran_out_of_memory_where_we_do_not_is_a_miss() -> None:
+    class Missed(Base):
+        baseline = Base
+        claims: ClassVar[tuple[Claim, ...]] = (Claim("[1]", "peak_memory", Case("a", "", ""), float("inf")),)
+
+    ours = Row("a", "x:Missed", False, result(Missed, 10.0), {"peak_memory": float("inf")})
+    theirs = Row("a", "x:Base", True, result(Base, 12.0))
+    with style.styled():
+        figure = draw_comparison(Comparison((theirs, ours), "Missed"))
+        words = {text.get_text(): text.get_color() for ax in figure.axes for text in ax.texts}
+        assert words["paper:\nOOM"] == style.ALARM
+        assert any("red: beyond the tolerance of the claim" in text.get_text() for text in figure.texts)
+
+
+def test_errors_of_neighbouring_bars_are_short() -> None:
+    assert [_short_percent(error) for error in (0.0412, -0.0994, 0.1, -0.304, 1.294)] == ["+4.1 %", "-9.9 %", "+10 %", "-30 %", "+129 %"]

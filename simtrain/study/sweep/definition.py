@@ -94,6 +94,8 @@ class Plot(Spec):
     """Metric in the cells of a heat map."""
     best: Literal["", "min", "max"] = ""
     """Where several points fall on one place, which one is taken; empty: there must be one."""
+    mark: Literal["", "min", "max"] = ""
+    """Of ``curves``: which point of each line gets a ring."""
     label: tuple[str, ...] = ()
     """Keys whose values are written beside the best points."""
     x_scale: Literal["category", "linear", "log"] = "category"
