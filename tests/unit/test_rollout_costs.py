@@ -16,6 +16,7 @@ from simtrain.engine.pools import Rollout
 from simtrain.hardware import Accelerator, Kernels, Storage
 from simtrain.hardware.inference import InferenceEngine
 from simtrain.model import Transformer
+from simtrain.policy.microbatching import token_budget
 from simtrain.systems.rl.areal import AReaL
 from simtrain.systems.rollout_training import TrainingCosts
 from simtrain.workload import Rollouts
@@ -164,6 +165,11 @@ def test_a_pipeline_has_at_least_a_microbatch_for_each_stage() -> None:
     """Room for all four rollouts of a replica in one microbatch: two are made, so that both stages work."""
     half = PackedCosts(costs(), 1, 2).stage([1024, 1024])
     assert phases(trainer_pp=2, token_budget=4096)["log_probs"] == pytest.approx((2 + 1) * half.forward)
+
+
+def test_a_sequence_joins_the_microbatch_with_the_fewest() -> None:
+    """AReaL, Algorithm 1, of 10 tokens: 6 and 5 open one each, 3 joins the first, and 1 fits into both."""
+    assert token_budget([1, 3, 5, 6], budget=10) == [[6, 3], [5, 1]]
 
 
 def test_sharded_parameters_are_gathered_for_every_microbatch() -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from simtrain.engine.pools import Limits, Rollout, RolloutPool
+from simtrain.engine.pools import Limits, ReplayBuffer, Rollout, RolloutPool
 from simtrain.engine.run_clock import Behaviour, RunClock
+from simtrain.policy.consumption import ORDERS
 from simtrain.rng import stream
 
 STEP, MEAN = 2.0**-7, 400
@@ -90,6 +91,39 @@ def test_servers_that_drain_keep_their_share() -> None:
 
     clock.run(clock.process(watch()))
     assert len(spread) > 500 and max(spread) <= 1
+
+
+@pytest.mark.parametrize(("order", "batches"), [("oldest_first", [[0, 1], [2, 3]]), ("first_finished", [[2, 0], [3, 1]]), ("newest_first", [[3, 2], [1, 0]])])
+def test_a_batch_is_what_the_order_takes_first(order: str, batches: list[list[int]]) -> None:
+    """Rollouts 2, 0, 3 and 1 are there, in this order, when batches of two are taken."""
+    clock, taken = RunClock(), list[list[int]]()
+    buffer = ReplayBuffer(clock, 2, ORDERS[order]())
+    for number in (2, 0, 3, 1):
+        buffer.add(Rollout(number, number, 1, 1, 0.0))
+
+    def train() -> Behaviour:
+        for version in range(2):
+            batch = yield buffer.take(version)
+            taken.append([rollout.number for rollout in batch])
+
+    clock.run(clock.process(train()))
+    assert taken == batches
+
+
+def test_in_order_waits_for_the_numbers_of_its_batch() -> None:
+    """Of rollouts 2, 0, 3 and 1 the first batch is 0 and 1, though 2 and 0 are there earlier."""
+    clock, taken = RunClock(), list[tuple[float, list[int]]]()
+    buffer = ReplayBuffer(clock, 2, ORDERS["in_order"]())
+    for at, number in enumerate((2, 0, 3, 1)):
+        clock.call_at(float(at), lambda _, n=number: buffer.add(Rollout(n, n, 1, 1, 0.0)))
+
+    def train() -> Behaviour:
+        for version in range(2):
+            batch = yield buffer.take(version)
+            taken.append((clock.now, [rollout.number for rollout in batch]))
+
+    clock.run(clock.process(train()))
+    assert taken == [(3.0, [0, 1]), (3.0, [2, 3])]
 
 
 def test_requests_wait_where_they_were_sent() -> None:
