@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.tiny import SOFTWARE, cluster
 
 from simtrain.cost import weight_sync
 from simtrain.cost.decoding import DecodingCosts
@@ -20,6 +19,7 @@ from simtrain.policy.microbatching import token_budget
 from simtrain.systems.rl.areal import AReaL
 from simtrain.systems.rollout_training import TrainingCosts
 from simtrain.workload import Rollouts
+from tests.tiny import SOFTWARE, cluster
 
 RATE, GB = 5e13, 1e9
 MODEL = Transformer(name="tiny", layers=8, hidden=256, heads=8, kv_heads=4, ffn=1024, vocab=1024, is_tied=False, has_bias=False, position="rope")
