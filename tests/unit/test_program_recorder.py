@@ -181,8 +181,12 @@ def test_what_is_not_hidden_costs_the_shorter_of_reduction_and_product(scale_up:
 
 
 @pytest.mark.parametrize(
-    ("kind", "dual"), [("all_gather", "reduce_scatter"), ("reduce_scatter", "all_gather"), ("all_to_all", "all_to_all"), ("shift", "shift")]
-)
+    ("kind", "dual"),
+    [
+        ("all_gather", "reduce_scatter"), ("reduce_scatter", "all_gather"), ("all_to_all", "all_to_all"), ("shift", "shift"),
+        ("broadcast", "reduce_scatter"),  # a sum to the root alone, by a ring: every part of the buffer goes around once
+    ],
+)  # fmt: skip
 def test_collectives_turn_into_their_transposes(kind: str, dual: str) -> None:
     r = recorder()
     r.collective(kind, "tp", 1e6)
@@ -372,6 +376,13 @@ def test_saved_bytes_are_those_of_korthikanti_et_al(t: int) -> None:
     assert layer_of(GPT, tp=t, recompute="selective", is_sequence_parallel=False).saved_bytes == sbh * (10 + 24 / t)
     assert layer_of(GPT, tp=t, recompute="selective").saved_bytes == sbh * 34 / t
     assert layer_of(GPT, tp=t, recompute="full", is_sequence_parallel=False).saved_bytes == 2 * sbh
+
+
+def test_fused_attention_keeps_queries_keys_values_and_a_number_per_row() -> None:
+    """FlashAttention-2, section 3.1: the logarithm of the sum of exponentials in fp32, for each query and head."""
+    r = recorder(tp=1)
+    r.attention(512, 1024, 8, 64, batch=2, kv_heads=4, is_causal=False)
+    assert r.saved_bytes == 2 * (2 * 64 * (8 * 512 + 2 * 4 * 1024) + 4 * 8 * 512)
 
 
 def test_unfused_swiglu_keeps_the_output_of_silu_too() -> None:

@@ -29,6 +29,27 @@ class EqualSteps:
         return 0.0
 
 
+class PromptsByPairs(EqualSteps):
+    """As many steps as before, and a prefill that takes ``2^-20`` s for each pair of tokens."""
+
+    def prefill(self, tokens: float, pairs: float) -> float:
+        return pairs * 2.0**-20
+
+
+def test_new_weights_have_every_context_filled_again_on_its_own() -> None:
+    """Two prompts of 512 tokens have half the square of pairs each; after 11 steps, contexts of 523 are filled again, and 0.5 s of loading come on top."""
+    clock, done = RunClock(), list[Rollout]()
+    pool = RolloutPool(clock, 1, PromptsByPairs(), Limits(10**9, 10**6), done.append)
+    pool.submit([Rollout(i, i, 512, 100, 0.0) for i in range(2)])
+    begin = 2 * 512**2 / 2 * 2.0**-20
+    clock.call_at(begin + 10.5 * STEP, lambda _: pool.interrupt(1, 0.5))
+    clock.run()
+    again = 2 * 523**2 / 2 * 2.0**-20
+    assert [r.finished for r in done] == pytest.approx([begin + 100 * STEP + again + 0.5] * 2, abs=2.0**-18)
+    times = pool.times()
+    assert (times.prefill, times.reprefill, times.sync) == pytest.approx((begin, again, 0.5), abs=2.0**-18)
+
+
 def closed_loop(num_servers: int, in_flight: int, lengths: Callable[[], int]) -> tuple[RunClock, RolloutPool]:
     """A pool that always holds the same number of requests: whatever is complete is replaced at once."""
     clock = RunClock()
