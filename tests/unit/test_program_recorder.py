@@ -385,6 +385,18 @@ def test_fused_attention_keeps_queries_keys_values_and_a_number_per_row() -> Non
     assert r.saved_bytes == 2 * (2 * 64 * (8 * 512 + 2 * 4 * 1024) + 4 * 8 * 512)
 
 
+def test_the_backward_pass_works_beside_what_is_still_kept() -> None:
+    """Products of 256 to 512 and of 512 to 2048 columns: each needs its input and its output's gradients; the first begins when 512 columns are freed."""
+    r, m = recorder(tp=1), 1024
+    r.matmul(m, 256, 512)
+    r.matmul(m, 512, 2048)
+    assert r.backward_peak == 2 * m * (512 + 2048)
+    r = recorder(tp=1)
+    r.matmul(m, 256, 4096)
+    r.matmul(m, 4096, 128)
+    assert r.backward_peak == 2 * m * (4096 + 128) > 2 * m * (256 + 4096) - 2 * m * 4096
+
+
 def test_unfused_swiglu_keeps_the_output_of_silu_too() -> None:
     model = GPT.model_copy(update={"mlp": "swiglu"})
     fused, apart = (layer_of(model, tp=1, software=UNFUSED.model_copy(update={"is_activation_fused": f})).saved_bytes for f in (True, False))

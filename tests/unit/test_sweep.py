@@ -107,6 +107,15 @@ def test_a_point_runs_under_its_own_seed() -> None:
     assert [row.value("step_time") for row in result.rows] == alone and alone[0] != alone[1]
 
 
+def test_the_best_point_is_the_lowest_or_the_highest() -> None:
+    result = sweep(study(), workers=1)
+    for way, extreme in (("min", min), ("max", max)):
+        (best,) = result.best("tokens_per_s", way)
+        assert best.value("tokens_per_s") == extreme(row.outcome.metrics["tokens_per_s"] for row in result.ok)
+        by_degree = {row.point.axes["tp"]: row.value("tokens_per_s") for row in result.best("tokens_per_s", way, by=["tp"])}
+        assert by_degree == {tp: extreme(r.outcome.metrics["tokens_per_s"] for r in result.ok if r.point.axes["tp"] == tp) for tp in (1, 2)}
+
+
 def test_a_case_replaces_a_setting_of_the_study() -> None:
     cases = {"as set": {"pp": 1}, "otherwise": {"tp": 4}}
     assert [point.settings["tp"] for point in points(study(axes={"degrees": cases}, settings={"tp": 2}, baseline={}))] == [2, 4]
