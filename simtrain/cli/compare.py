@@ -51,6 +51,7 @@ def _comparison_json(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "case": row.case, "system": row.system, "is_baseline": row.is_baseline, "published": dict(row.published), "infeasible": row.infeasible,
+            "ratios": dict(row.ratios),
             "result": row.result.to_dict() if row.result else None,
         }
         for row in comparison.rows

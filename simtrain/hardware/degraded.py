@@ -18,7 +18,7 @@ def degraded(cluster: Cluster, *, compute: float = 1.0, nic: float = 1.0, scale_
     node, chip = cluster.node, cluster.node.accelerator
     slow = chip.model_copy(update={"peak": {k: v * compute for k, v in chip.peak.items()}, "memory_bandwidth": chip.memory_bandwidth * compute})
     links = {
-        "nic": node.nic.model_copy(update={"bandwidth": node.nic.bandwidth * nic}),
+        "nic": node.nic.with_speed(nic),
         "scale_up": node.scale_up.model_copy(update={"bandwidth": node.scale_up.bandwidth * scale_up}),
     }
     return cluster.model_copy(update={"node": node.model_copy(update={"accelerator": slow, **links})})

@@ -102,6 +102,11 @@ class Nic(Spec):
     burst: Bytes = 0.0
     """Bucket of a token-bucket shaper on the card: what an idle card passes at once, on top of its rate; ``fair`` only. [B]"""
 
+    def with_speed(self, factor: float) -> Self:
+        """Return cards of ``factor`` times the bandwidth, both ways."""
+        names = ("bandwidth", "receive_bandwidth")
+        return self.model_copy(update={name: factor * rate for name in names if (rate := getattr(self, name)) is not None})
+
 
 class Host(Spec):
     """Processors and memory of the node."""

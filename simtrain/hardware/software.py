@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -159,6 +159,11 @@ class Software(NamedSpec):
     """Host time per step outside forward, backward and optimizer (logging, scheduler, synchronisation). [s]"""
     context_memory: Bytes = 0.0
     """Held outside the framework's allocator by driver context and communicators. [B]"""
+
+    def with_host_times(self, factor: float) -> Self:
+        """Return the software on a host that takes ``factor`` times as long for everything."""
+        names = ("host_op_time", "expert_op_time", "sample_time", "collective_gap", "shard_gap", "step_overhead")
+        return self.model_copy(update={name: factor * seconds for name in names if (seconds := getattr(self, name)) is not None})
 
     def rates_on(self, accelerator: Accelerator) -> Rates:
         """Return the sustained rates on an accelerator: fitted for this era, or the prior of its kernels."""

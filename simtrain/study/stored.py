@@ -62,7 +62,7 @@ def load_comparison(path: str | Path) -> Comparison | None:
     rows = [
         Row(
             str(row["case"]), str(row["system"]), bool(row["is_baseline"]), _again("", row["result"], str(path)).result if row["result"] else None,
-            {str(k): float(v) for k, v in row["published"].items()}, str(row["infeasible"]),
+            {str(k): float(v) for k, v in row["published"].items()}, str(row["infeasible"]), row.get("ratios", {}),
         )
         for row in data
     ]  # fmt: skip
@@ -117,7 +117,7 @@ def repeat(config: Mapping[str, Any]) -> Result:
     cls = find(str(config["system"]))
     kinds = {"parameters": cls, "workload": cls.workload_type, "cluster": Cluster}
     s = Scenario(str(config["system"]), *(_built(kind, config[part]) for part, kind in kinds.items()))
-    options = {name: config[name] for name in ("fidelity", "unfold", "seed") if name in config}
+    options = {name: config[name] for name in ("fidelity", "unfold", "seed", "seeds") if name in config}
     return run_scenario(s, **options)
 
 

@@ -143,9 +143,8 @@ def _check_free_network(system: type[StepSystem], case: StepSystem, job: Pretrai
 
 def _check_scaling(system: type[StepSystem], case: StepSystem, job: Pretraining, place: Cluster, run: Execution) -> None:
     """All rates halved and all latencies doubled take twice as long: a slip of units anywhere breaks this."""
-    s = case.software
-    slow = s.model_copy(update={name: 2 * getattr(s, name) for name in ("host_op_time", "sample_time", "collective_gap")})
-    twice = _run(case.model_copy(update={"software": slow}), job, scaled(place, compute=0.5, network=0.5)).trace.makespan
+    slow = case.model_copy(update={"software": case.software.with_host_times(2.0)})
+    twice = _run(slow, job, scaled(place, compute=0.5, network=0.5)).trace.makespan
     _law(
         math.isclose(twice, 2 * run.trace.makespan, rel_tol=1e-8), system, f"takes {twice / run.trace.makespan:.9f} x as long when everything is twice as slow"
     )
@@ -194,9 +193,10 @@ def scaled(cluster: Cluster, *, compute: float = 1.0, network: float = 1.0) -> C
         update={"peak": {k: v * compute for k, v in accelerator.peak.items()}, "memory_bandwidth": accelerator.memory_bandwidth * compute, "kernels": kernels}
     )
     latencies = ("latency", "launch", "switch_reduction_latency", "exchange_latency")
+    scale_up = node.scale_up.model_copy(update={"bandwidth": node.scale_up.bandwidth * finite})
     links: Mapping[str, Any] = {
-        name: link.model_copy(update={"bandwidth": link.bandwidth * finite} | {k: getattr(link, k) / finite for k in latencies if hasattr(link, k)})
-        for name, link in (("scale_up", node.scale_up), ("nic", node.nic))
+        name: link.model_copy(update={k: getattr(link, k) / finite for k in latencies if hasattr(link, k)})
+        for name, link in (("scale_up", scale_up), ("nic", node.nic.with_speed(finite)))
     }
     pcie = node.pcie.model_copy(update={"bandwidth": node.pcie.bandwidth * finite}) if node.pcie else None
     topology = cluster.topology.model_copy(update={"hop_latency": cluster.topology.hop_latency / finite})

@@ -177,7 +177,7 @@ class RolloutSystem(System):
         memory = max(trainer.memory(), _server_memory(decoding), key=lambda parts: sum(parts.values()))
         parts = self._costs(job, cluster, decoding, trainer, generating)
         run = self.drive(job, parts, options.seed, server_gpus=self.generation_tp, trainer_gpus=training)
-        return replace(run, memory=memory, notes=_NOTES)
+        return replace(run, memory=memory, notes=[*_NOTES, *([_COLOCATED] if self.is_colocated else [])])
 
     def drive(self, job: RolloutStream, costs: PoolCosts, seed: int, *, server_gpus: int = 1, trainer_gpus: int = 1) -> RolloutRun:
         """Run the pools at given costs.
@@ -246,4 +246,5 @@ def _server_memory(decoding: DecodingCosts) -> dict[str, float]:
     return {"weights": decoding.weight_bytes, "KV cache": decoding.kv_capacity * decoding.kv_bytes}
 
 
+_COLOCATED = "all accelerators both generate and train, and weights stay on them: generation_share and weight_sync have no effect"
 _NOTES = ["responses of a group do not share the prefill of their prompt; the network between pools is not shared with training"]

@@ -57,10 +57,9 @@ def _check_budget(law: Law, run: RolloutRun, place: Cluster) -> None:
 
 def _check_scaling(law: Law, scaled: Scaled, case: RolloutSystem, job: Rollouts, place: Cluster, run: RolloutRun) -> None:
     """All rates halved and all latencies doubled take twice as long: a slip of units anywhere breaks this."""
-    software = case.software.model_copy(update={n: 2 * getattr(case.software, n) for n in ("host_op_time", "sample_time", "collective_gap")})
     inference = case.inference.model_copy(update={"step_overhead": 2 * case.inference.step_overhead})
     reward = job.reward.model_copy(update={"median": 2 * job.reward.median, "timeout": 2 * job.reward.timeout})
-    slow = case.model_copy(update={"software": software, "inference": inference})
+    slow = case.model_copy(update={"software": case.software.with_host_times(2.0), "inference": inference})
     place_slow = scaled(place, compute=0.5, network=0.5)
     if place.storage is not None:
         place_slow = place_slow.model_copy(update={"storage": place.storage.model_copy(update={n: getattr(place.storage, n) / 2 for n in ("read", "write")})})

@@ -73,7 +73,8 @@ class TrainingCosts:
         most = max(len(times) for times in ranks)
         ordered = [sorted(times, reverse=True) for times in ranks]
         floor = gathers * self.gather
-        return sum(max([floor, *(times[i] for times in ordered if i < len(times))]) for i in range(most))
+        together = sum(max([floor, *(times[i] for times in ordered if i < len(times))]) for i in range(most))
+        return together * (1 + (stages - 1) / most)
 
     def _gather(self) -> float:
         """Return the time to gather all parameters once, under ZeRO-3. [s]"""
@@ -96,7 +97,8 @@ class TrainingCosts:
         count = model.parameters() / inner
         own = [count / (self.replicas if system.trainer_zero >= stage else 1) for stage in (1, 2, 3)]
         tokens = max(system.token_budget, self.job.prompt_len + self.job.response.cap)
-        saved = tokens * model.hidden * costs.dtype_bytes * model.layers / inner
+        in_flight = min(system.trainer_pp, system.num_microbatches or system.trainer_pp)  # on the first stage, as 1F1B runs them
+        saved = in_flight * tokens * model.hidden * costs.dtype_bytes * model.layers / inner
         parts = {
             "parameters": costs.dtype_bytes * own[2],
             "gradients": costs.gradient_bytes * own[1],

@@ -169,13 +169,14 @@ class TransformerTraining(StepSystem):
         return self.tp if self.is_sequence_parallel else 1
 
     def check(self, m: Transformer, workload: Pretraining) -> None:
-        """Refuse degrees that do not divide the model.
+        """Refuse degrees that do not divide the model, and settings that would have no effect.
 
         Raises
         ------
         InputError
-            With the degree and what it has to divide.
+            With the degree and what it has to divide, or with what the setting needs.
         """
+        self._refuse_idle()
         for name, total in (("heads", m.heads), ("ffn", m.ffn)):
             if total % self.tp:
                 raise InputError(f"tp={self.tp} does not divide {name}={total} of {m.name}; choose a divisor of {total}")
@@ -185,6 +186,18 @@ class TransformerTraining(StepSystem):
         if workload.seq_len % shards:
             parts = f"cp={self.cp} x tp={self.tp} = {shards}" if self.activation_shards > 1 else f"cp={self.cp}"
             raise InputError(f"{parts} does not divide seq_len={workload.seq_len} of {workload.name}; change a degree or seq_len")
+
+    def _refuse_idle(self) -> None:
+        """Refuse details of what is not done at all."""
+        idle = {
+            "zero_group": (self.zero_group > 0 and self.zero == 0, "zero"),
+            "reshard_after_forward": (not self.reshard_after_forward and self.zero < 3, "zero=3"),
+            "recompute_every": (self.recompute_every > 1 and self.recompute != "full", "recompute=full"),
+            "recompute_layers": (self.recompute_layers > 0 and self.recompute != "full", "recompute=full"),
+        }
+        for name, (is_idle, needed) in idle.items():
+            if is_idle:
+                raise InputError(f"{name}={getattr(self, name)} has no effect without {needed}; set that too, or leave it out")
 
     # -- from parameters to a step ------------------------------------------------------------------------
 

@@ -297,6 +297,12 @@ def test_sharded_states_do_not_survive_in_replicas() -> None:
     assert steps_of(ElasWave, zero=1)[1].dp == 3
 
 
+def test_copies_beside_those_of_replicas_are_refused() -> None:
+    for system in (TorchFT, ReCycle, ElasWave):
+        with pytest.raises(InputError, match="memory_copies=3 has no effect on " + system.__name__):
+            steps_of(system, memory_copies=3)
+
+
 def test_spares_that_make_no_difference_are_named() -> None:
     assert "only cold spares need" in " ".join(llama3(("spare", "cold"), seeds=1).notes)
     assert "only cold spares need" not in " ".join(llama3(seeds=1).notes)

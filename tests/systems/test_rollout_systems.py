@@ -125,6 +125,11 @@ def test_options_without_effect_are_refused(option: dict[str, Any]) -> None:
         simtrain.run(Verl, "rl_tiny", "dgx_a100_40gb_ib", settings={"num_nodes": 4}, **option)
 
 
+def test_settings_without_effect_on_shared_accelerators_are_named() -> None:
+    """They are not refused: a comparison gives the same settings to the asynchronous system and to its colocated baseline."""
+    assert [any("generation_share and weight_sync have no effect" in note for note in run(s).outcome.notes) for s in (Verl, AReaL)] == [True, False]
+
+
 def throughput(system: type, gpus: int, steps: dict[str, int], **settings: Any) -> float:
     """Of the paper's 1.5B job. [tokens/s]"""
     given = {"num_nodes": gpus // 8} | steps | settings

@@ -154,6 +154,10 @@ SETTINGS = {
     ),
     "vpp under 1f1b": sets("vpp=2", "schedule=1f1b", says=("vpp=2", "got schedule=1f1b", "needs schedule=interleaved")),
     "interleaved without vpp": sets("schedule=interleaved", says=("schedule=interleaved", "got vpp=1", "use schedule=1f1b, or auto")),
+    "groups of nothing sharded": sets("zero_group=4", says=("zero_group=4", "has no effect without zero", "or leave it out")),
+    "kept but never gathered": sets("zero=1", "reshard_after_forward=false", says=("reshard_after_forward=False", "without zero=3", "or leave it out")),
+    "every second of none": sets("recompute_every=2", says=("recompute_every=2", "has no effect without recompute=full", "set that too")),
+    "two layers of none": sets("recompute=op", "recompute_layers=2", says=("recompute_layers=2", "without recompute=full", "set that too")),
     "unknown schedule": sets("schedule=zigzag", says=("schedule", "'zigzag' is not allowed", "'gpipe', '1f1b'")),
     "mistyped batch": sets("global_batch_size=80000000", says=("global_batch_size=80000000", "10,000,000 microbatches", "lower it, or raise")),
     "out of memory": sets(

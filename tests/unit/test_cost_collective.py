@@ -81,6 +81,7 @@ def test_scale_up_can_be_the_bottleneck_of_a_ring_across_nodes() -> None:
     cost = collective("all_gather", 16 * GB, Span(16, 8), cluster(bandwidth=125 * GB))
     assert (cost.link, cost.rate) == ("scale_up", 100 * GB)
     assert cost.nbytes == pytest.approx(15 / 16 * 16 * GB * 7 / 8, rel=1e-12)
+    assert cost.latency == pytest.approx(30e-6 + 1 * 5e-6 + 14 * 2e-6), "the steps between nodes are taken, whichever link bounds"
 
 
 def test_shared_nic_is_divided_among_the_accelerators() -> None:
@@ -135,6 +136,23 @@ def test_switch_reduction_gains_two_r_minus_one_over_r_plus_one() -> None:
         assert ring / switch == pytest.approx(2 * (r - 1) / (r + 1), rel=1e-12)
     assert collective("all_reduce", 1 * GB, Span(8, 8), here) == collective("all_reduce", 1 * GB, Span(8, 8), here, algorithm="nvls")
     assert collective("all_reduce", 1 * GB, Span(2, 2), here) == collective("all_reduce", 1 * GB, Span(2, 2), here, algorithm="ring")
+
+
+def test_switch_reduction_across_nodes_sends_the_same_inside_each() -> None:
+    """What a port sends to its switch depends on the members below it, not on those of other nodes; between nodes it is the double tree."""
+    here, span = cluster(bandwidth=50 * GB, has_switch_reduction=True, switch_reduction_efficiency=0.8), Span(32, 8)
+    cost = collective("all_reduce", 8 * GB, span, here, algorithm="nvls")
+    assert (cost.link, cost.rate) == ("scale_up", 40 * GB)
+    assert cost.nbytes == pytest.approx((1 + 1 / 8) * 8 * GB)
+    fast = collective("all_reduce", 8 * GB, span, cluster(bandwidth=2000 * GB, has_switch_reduction=True), algorithm="nvls")
+    assert (fast.link, fast.nbytes) == ("nic", pytest.approx(2 * 8 * GB / 8))
+
+
+def test_a_quick_switch_reduces_few_bytes_of_two_members_too() -> None:
+    """One step of 1 us against two of 20 us around the ring of two; for many bytes the ring sends S and the switch 1.5 S."""
+    here = cluster(has_switch_reduction=True, switch_reduction_efficiency=0.8, latency=20e-6, switch_reduction_latency=1e-6)
+    assert collective("all_reduce", 8.0, Span(2, 2), here).latency == pytest.approx(10e-6 + 1e-6)
+    assert collective("all_reduce", 8 * GB, Span(2, 2), here).latency == pytest.approx(10e-6 + 2 * 20e-6)
 
 
 def test_switch_reduction_needs_the_switch() -> None:
@@ -259,3 +277,4 @@ def test_messages() -> None:
 def test_uneven_groups_are_bound_by_the_node_with_the_fewest_members() -> None:
     assert Span(10, 8).nodes == 2
     assert collective("all_gather", 10 * GB, Span(10, 8), cluster()).nbytes == pytest.approx(9 / 10 * 10 * GB / 2)
+    assert collective("all_to_all", 10 * GB, Span(10, 8), cluster()).nbytes == 8 * GB  # each of the two sends to 8 of 10 on the other node

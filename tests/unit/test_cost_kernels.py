@@ -181,7 +181,9 @@ def test_few_queries_read_the_cache_at_memory_speed() -> None:
     kv, kv_heads, d = 65536, 8, 128
     fast = chip(fused=FUSED.model_copy(update={"tail": 0.0, "ramp": 0.0}), bandwidth=1e10)
     expected = 2 * (1 * 64 + kv * kv_heads) * 2 * d / 1e10
-    assert attention.flash(1, 1, kv, 64, kv_heads, d, fast, "bf16", "flash2", is_causal=False) == pytest.approx(expected)
+    for backward, times in ((False, 1), (True, 2)):  # each tensor of the forward pass, then each of them and its gradient
+        seconds = attention.flash(1, 1, kv, 64, kv_heads, d, fast, "bf16", "flash2", is_causal=False, backward=backward)
+        assert seconds == pytest.approx(times * expected)
 
 
 def test_narrow_formats_keep_attention_in_16_bits() -> None:
@@ -189,6 +191,14 @@ def test_narrow_formats_keep_attention_in_16_bits() -> None:
     call = (1, 4096, 4096, 16, 16, 128, h100)
     assert attention.flash(*call, "fp8", "flash3", is_causal=True) == attention.flash(*call, "bf16", "flash3", is_causal=True)
     assert attention.unfused(1, 1024, 1024, 16, 128, h100, "fp8") == attention.unfused(1, 1024, 1024, 16, 128, h100, "bf16")
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_scale_and_mask_of_plain_pytorch_are_two_kernels_more(backward: bool) -> None:
+    """Each reads and writes every score: 2 passes of 2 kernels, 2 bytes per element."""
+    b, a, q, kv = 2, 4, 512, 1024
+    apart, fused = (attention.unfused(b, q, kv, a, 64, chip(), "bf16", backward=backward, is_softmax_fused=is_fused) for is_fused in (False, True))
+    assert apart - fused == pytest.approx(2 * 2 * 2 * b * a * q * kv / BANDWIDTH, rel=1e-9)
 
 
 @pytest.mark.parametrize(("backward", "products", "softmax"), [(False, 2, 4), (True, 4, 6)])

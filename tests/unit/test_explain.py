@@ -26,6 +26,7 @@ SET_UPS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "pipeline": ("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", {"num_nodes": 2, "tp": 2, "pp": 4, "zero": 1}),
     "ZeRO-3": ("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", {"num_nodes": 2, "zero": 3, "recompute": "full"}),
     "tensor": ("dense/megatron_lm", "llama3_8b_8k", "dgx_h100_eos", {"num_nodes": 2, "tp": 4, "recompute": "selective", "global_batch_size": 8}),
+    "experts": ("moe/megatron_moe", "gpt_moe_tiny", "dgx_a100_40gb_ib", {"num_nodes": 1, "tp": 2, "ep": 4, "zero": 1}),
     "overlapped": ("dense/megascale", "gpt_tiny", "dgx_a100_40gb_ib", {"num_nodes": 2, "tp": 2, "pp": 4, "zero": 2}),
 }  # fmt: skip
 
@@ -115,13 +116,31 @@ def test_a_better_resource_is_what_its_key_says() -> None:
     assert step_time(result, "scale_up", 1.1) == pytest.approx(by_hand.metrics["step_time"], rel=1e-12)
 
 
-def test_everything_better_makes_the_step_that_much_shorter() -> None:
+HOST: dict[str, Any] = {
+    "step_overhead": "5 ms", "shard_gap": "100 us", "host_op_time": "20 us", "collective_gap": "5 us", "sample_time": "1 ms", "expert_op_time": "30 us",
+    "ops_per_expert_block": 40,
+}  # fmt: skip
+"""A host that is waited for wherever one can be."""
+
+
+@pytest.mark.parametrize("host", [{}, HOST])
+@pytest.mark.parametrize("name", ["pipeline", "experts"])
+def test_everything_better_makes_the_step_that_much_shorter(name: str, host: dict[str, Any]) -> None:
     """All rates times 1.1 and all latencies over 1.1: a change of units."""
-    result = result_of("pipeline")
+    result = result_of(name, **{f"software.{key}": value for key, value in host.items()})
     s = result.scenario
     for resource in RESOURCES:
         s = scaled(s, resource, 1.1)
     assert run_scenario(s).metrics["step_time"] == pytest.approx(result.metrics["step_time"] / 1.1, rel=1e-6)
+
+
+def test_what_the_host_does_once_a_step_is_the_hosts() -> None:
+    """A step that it is busy for throughout, but for what it was without: its elasticity is its share."""
+    plain, waits = result_of("pipeline"), result_of("pipeline", **{"software.step_overhead": "1 s"})
+    added = waits.metrics["step_time"] - plain.metrics["step_time"]
+    assert 0.9 < added <= 1.0
+    expected = (elasticity(plain, "host") * plain.metrics["step_time"] + added) / waits.metrics["step_time"]
+    assert elasticity(waits, "host") == pytest.approx(expected, rel=1e-3)
 
 
 def test_hidden_and_exposed_communication() -> None:

@@ -129,6 +129,13 @@ def test_large_jobs_fail_more_than_in_proportion() -> None:
     assert large.mtbf(8192, 1024) == plain.mtbf(8192, 1024)
 
 
+def test_slow_nodes_do_not_interrupt() -> None:
+    """The mean time between failures of 100 nodes counts the causes that stop a job, not those that slow it down."""
+    slow = {"component": "accelerator", "rate": 0.05 / DAY, "per": "node", "slowdown": {"compute": 0.8, "lasts": [{"median": "1 h"}]}}
+    both = FailureModel.model_validate({"causes": {"crash": {"component": "host", "rate": 0.01 / DAY, "per": "node"}, "throttled": slow}})
+    assert both.mtbf(800, 100) == model().mtbf(800, 100) == pytest.approx(DAY)
+
+
 def test_warmer_spares_skip_stages() -> None:
     m = FailureModel.load("meta_98k_2025")
     assert [m.restart_time(spare) for spare in ("cold", "warm", "hot")] == [900, 600, 200]

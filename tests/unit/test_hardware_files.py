@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from simtrain.hardware import Accelerator, Cluster, FailureModel, Kernels, Node, Software
+from simtrain.hardware.degraded import degraded
 from simtrain.spec import NamedSpec, data_root, json_schema, read_yaml, resolve
 
 KINDS: tuple[type[NamedSpec], ...] = (Accelerator, Node, Cluster, FailureModel, Software)
@@ -241,6 +242,22 @@ def expected(model: FailureModel, cause: str, num_accelerators: int, num_nodes: 
     """Return the expected number of events of one cause."""
     units = {"accelerator": num_accelerators, "node": num_nodes, "cluster": 1}
     return model.causes[cause].rate * units[model.causes[cause].per] * duration
+
+
+def test_a_degraded_part_is_slower_by_itself() -> None:
+    """Half the speed of one part: its rates halve, those of the others stay; cards of another receive rate lose half of that too."""
+    cluster = Cluster.load("dgx_a100_40gb_ib", {"node.nic.receive_bandwidth": "1 Tbit/s"})
+
+    def rates(c: Cluster) -> dict[str, tuple[float, ...]]:
+        chip, nic = c.node.accelerator, c.node.nic
+        receives = nic.receive_bandwidth
+        assert receives is not None
+        return {"compute": (*chip.peak.values(), chip.memory_bandwidth), "nic": (nic.bandwidth, receives), "scale_up": (c.node.scale_up.bandwidth,)}
+
+    whole = rates(cluster)
+    for part in whole:
+        half = rates(degraded(cluster, **{part: 0.5}))
+        assert half == whole | {part: tuple(rate / 2 for rate in whole[part])}
 
 
 def test_llama3_model_gives_back_the_counts_of_the_paper() -> None:

@@ -129,6 +129,15 @@ def test_easy_uses_what_is_free_beside_the_head() -> None:
     assert starts(run(jobs, easy)) == [0, 0, 10, 2, 10]
 
 
+def test_what_easy_leaves_beside_the_head_is_given_once() -> None:
+    """At 10 s the head takes seven of eight GPUs; of two long jobs that come together, only one fits beside it, though three GPUs are free."""
+    assert starts(run([(0, 4, 10), (1, 7, 5), (2, 1, 100), (2, 1, 100)], easy, gpus=8)) == [0, 10, 2, 15]
+
+
+def test_of_equally_short_jobs_the_earlier_goes_first() -> None:
+    assert starts(run([(0, 4, 10), (2, 4, 5), (1, 4, 5)], sjf)) == [0, 15, 10]
+
+
 def test_easy_may_delay_the_second_but_conservative_does_not() -> None:
     """Behind the head waits a wide job; a long narrow one fits beside the head, and pushes the wide one back."""
     jobs = [(0, 3, 10), (1, 2, 10), (2, 4, 10), (3, 1, 30)]
@@ -155,6 +164,12 @@ def test_a_guard_holds_off_the_urgent() -> None:
     assert (starts(result), finishes(result)) == ([0, 30], [105, 35])
     equal = [Job(0, 0, 4, 100), Job(1, 10, 4, 5)]
     assert starts(replay_jobs(equal, lambda state: priority(state, guard=30), anywhere, num_nodes=1, node_size=4)) == [0, 100]
+
+
+def test_of_equals_the_one_that_has_just_begun_makes_way() -> None:
+    jobs = [Job(0, 0, 2, 100, priority=0), Job(1, 5, 2, 100, priority=0), Job(2, 50, 2, 10, priority=1)]
+    result = replay_jobs(jobs, lambda state: priority(state, guard=30), anywhere, num_nodes=1, node_size=4)
+    assert (starts(result), [job.preemptions for job in result.jobs]) == ([0, 5, 50], [0, 1, 0])
 
 
 def test_a_restart_costs_gpu_time_but_no_work() -> None:

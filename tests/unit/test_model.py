@@ -165,6 +165,12 @@ def test_first_dense_layers_have_no_router() -> None:
     assert model.mlp_parameters(1, is_active=True) == 3 * 2 * 8 * 16 + 8 * 4
 
 
+def test_every_second_layer_of_gshard_has_experts() -> None:
+    """GShard and Switch replace the MLP of every other layer, beginning with the second; dense first layers come on top."""
+    assert [MoE(experts=4, top_k=2, expert_ffn=16, every=2).has_experts(layer) for layer in range(6)] == [False, True] * 3
+    assert [MoE(experts=4, top_k=2, expert_ffn=16, every=2, num_dense_layers=2).has_experts(layer) for layer in range(6)] == [False] * 3 + [True, False, True]
+
+
 def test_latent_attention_by_hand() -> None:
     mla = MLA(q_lora_rank=3, kv_lora_rank=5, rope_head_dim=2, nope_head_dim=4, v_head_dim=6)
     model = tiny(mla=mla, has_bias=False, norm="rmsnorm")
@@ -237,6 +243,14 @@ def test_own_window_holds_unless_replaced() -> None:
     model = tiny(window=4)
     assert model.attention_pairs(100, is_causal=True) == tiny().attention_pairs(100, is_causal=True, window=4)
     assert model.attention_pairs(100, is_causal=True, window=100) == 5000
+
+
+def test_windows_of_every_second_layer_leave_the_others_whole() -> None:
+    """Layers 0, 2, ... see 4 keys, the others all: FLOPs of attention are those of half of the layers each."""
+    attention = {w: tiny(layers=4, window=w).forward_flops(100, is_causal=True) for w in (None, 4)}
+    mixed = tiny(layers=4, window=4, window_every=2)
+    assert [mixed.window_of(layer) for layer in range(4)] == [4, None, 4, None]
+    assert mixed.forward_flops(100, is_causal=True) == pytest.approx((attention[None] + attention[4]) / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize(

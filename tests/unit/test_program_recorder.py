@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import simtrain
+from simtrain.cost import gemm
 from simtrain.cost.collective import Transfer
 from simtrain.cost.model import CostModel
 from simtrain.errors import InputError
@@ -16,7 +17,7 @@ from simtrain.graph.parallel_linear import column_parallel
 from simtrain.graph.program import Program
 from simtrain.graph.recorder import DUAL, Recorder
 from simtrain.graph.template import Kind, Link, Template
-from simtrain.hardware import Cluster, Software
+from simtrain.hardware import Cluster, Software, Topology
 from simtrain.hardware.software import Rates
 from simtrain.model import MoE, Transformer
 from simtrain.systems.dense.megatron_lm import MegatronLM
@@ -180,8 +181,12 @@ def test_what_is_not_hidden_costs_the_shorter_of_reduction_and_product(scale_up:
 
 
 @pytest.mark.parametrize(
-    ("kind", "dual"), [("all_gather", "reduce_scatter"), ("reduce_scatter", "all_gather"), ("all_to_all", "all_to_all"), ("shift", "shift")]
-)
+    ("kind", "dual"),
+    [
+        ("all_gather", "reduce_scatter"), ("reduce_scatter", "all_gather"), ("all_to_all", "all_to_all"), ("shift", "shift"),
+        ("broadcast", "reduce_scatter"),  # a sum to the root alone, by a ring: every part of the buffer goes around once
+    ],
+)  # fmt: skip
 def test_collectives_turn_into_their_transposes(kind: str, dual: str) -> None:
     r = recorder()
     r.collective(kind, "tp", 1e6)
@@ -373,6 +378,25 @@ def test_saved_bytes_are_those_of_korthikanti_et_al(t: int) -> None:
     assert layer_of(GPT, tp=t, recompute="full", is_sequence_parallel=False).saved_bytes == 2 * sbh
 
 
+def test_fused_attention_keeps_queries_keys_values_and_a_number_per_row() -> None:
+    """FlashAttention-2, section 3.1: the logarithm of the sum of exponentials in fp32, for each query and head."""
+    r = recorder(tp=1)
+    r.attention(512, 1024, 8, 64, batch=2, kv_heads=4, is_causal=False)
+    assert r.saved_bytes == 2 * (2 * 64 * (8 * 512 + 2 * 4 * 1024) + 4 * 8 * 512)
+
+
+def test_the_backward_pass_works_beside_what_is_still_kept() -> None:
+    """Products of 256 to 512 and of 512 to 2048 columns: each needs its input and its output's gradients; the first begins when 512 columns are freed."""
+    r, m = recorder(tp=1), 1024
+    r.matmul(m, 256, 512)
+    r.matmul(m, 512, 2048)
+    assert r.backward_peak == 2 * m * (512 + 2048)
+    r = recorder(tp=1)
+    r.matmul(m, 256, 4096)
+    r.matmul(m, 4096, 128)
+    assert r.backward_peak == 2 * m * (4096 + 128) > 2 * m * (256 + 4096) - 2 * m * 4096
+
+
 def test_unfused_swiglu_keeps_the_output_of_silu_too() -> None:
     model = GPT.model_copy(update={"mlp": "swiglu"})
     fused, apart = (layer_of(model, tp=1, software=UNFUSED.model_copy(update={"is_activation_fused": f})).saved_bytes for f in (True, False))
@@ -436,6 +460,50 @@ def test_the_rate_of_collectives_counts_inside_a_node_only() -> None:
     for ranks, share in (((0, 1), 0.5), ((0, 8), 1.0)):
         nominal, found = (costs(s).collective("all_reduce", 1e9, ranks) for s in (SOFTWARE, slow))
         assert (found.rate, found.latency) == (share * nominal.rate, nominal.latency)
+
+
+def test_the_host_adds_its_gap_to_collectives_that_move_something() -> None:
+    plain, gap = costs(SOFTWARE), costs(SOFTWARE.model_copy(update={"collective_gap": 3e-5}))
+    for ranks in ((0, 1), (0, 8)):
+        one, other = (c.collective("all_reduce", 1e6, ranks) for c in (plain, gap))
+        assert other == one._replace(latency=one.latency + 3e-5)
+    assert gap.collective("all_reduce", 0.0, (0, 1)).seconds == gap.collective("all_reduce", 1e6, (0,)).seconds == 0.0
+
+
+def test_leaves_count_where_the_spine_is_narrow() -> None:
+    """A ring over one node of each of 8 leaves, or two of each of 4: all or half of what leaves a node crosses a spine of a quarter of the bandwidth."""
+    narrow = cluster(nodes=16).model_copy(update={"topology": Topology(kind="fat_tree", nodes_per_leaf=2, oversubscription=4.0)})
+    model = CostModel(narrow, SOFTWARE, "bf16", MODEL)
+    spread, packed = (model.collective("all_gather", 8e9, tuple(8 * node for node in nodes)).rate for nodes in (range(0, 16, 2), range(8)))
+    assert packed / spread == pytest.approx(2.0)
+
+
+def test_several_loaders_on_a_node_take_turns() -> None:
+    assert costs(SOFTWARE.model_copy(update={"sample_time": 2e-3, "loaders_per_node": 8})).data_loading(16) == pytest.approx(8 * 16 * 2e-3)
+
+
+@pytest.mark.parametrize(("is_fused", "nbytes"), [(True, 2), (False, 4)])
+def test_a_loss_that_is_not_fused_keeps_its_logits_in_fp32(is_fused: bool, nbytes: int) -> None:
+    assert costs(SOFTWARE.model_copy(update={"is_cross_entropy_fused": is_fused})).cross_entropy(512, 1024)[2] == nbytes * 512 * 1024
+
+
+def test_every_product_of_a_batch_has_its_input_cast() -> None:
+    """To 8 bits before a forward product: read in 2 bytes, written in 1, and once more transposed where the backward pass needs it."""
+    m, k, n, batch, here = 4096, 1024, 2048, 8, Cluster.load("dgx_h100_eos")
+    chip = here.node.accelerator
+    rate = chip.memory_bandwidth * chip.kernels.memory.efficiency
+    for software, each in ((SOFTWARE, 4), (SOFTWARE.model_copy(update={"has_transposed_cast": False}), 3)):
+        model = CostModel(here, software, "fp8", MODEL)
+        product = gemm.matmul(m, n, k, model.accelerator, "fp8", batch=batch, sustained=model.sustained("fp8"))
+        cast = model.matmul(m, k, n, batch) - product - max(model.launch, chip.kernels.gemm["fp8"].intercept)
+        assert cast == pytest.approx(each * batch * m * k / rate, rel=1e-6)
+
+
+def test_grouped_products_have_a_sustained_rate_of_their_own() -> None:
+    m, k, n = 8192, 4096, 4096
+    slow = SOFTWARE.model_copy(update={"rates": {"": Rates(grouped=0.5)}})
+    times = [(costs(s).grouped_matmul(m, k, n, 4), costs(s).matmul(m, k, n)) for s in (SOFTWARE, slow)]
+    assert times[1][0] == pytest.approx(2 * times[0][0]) and times[1][1] == times[0][1]
 
 
 def test_no_parallelism_saves_34_sbh_and_the_scores() -> None:

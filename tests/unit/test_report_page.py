@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import simtrain
+from simtrain.cli.compare import _comparison_json  # pyright: ignore[reportPrivateUsage]
 from simtrain.errors import InputError
 from simtrain.report.page import Cell, Section, page
 from simtrain.report.report import render
@@ -65,14 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = simtrain.run("dense/megatron_lm", *SET_UP, settings={"num_nodes": 1})
     (place / "run.json").write_text(json.dumps(result.to_dict()))
     compared = simtrain.compare(["dense/megatron_lm", "dense/megascale"], *SET_UP, settings={"num_nodes": 1, "tp": 2})
-    rows = [
-        {
-            "case": r.case, "system": r.system, "is_baseline": r.is_baseline, "published": dict(r.published), "infeasible": r.infeasible,
-            "result": r.result.to_dict() if r.result else None,
-        }
-        for r in compared.rows
-    ]  # fmt: skip
-    (place / "comparison.json").write_text(json.dumps(rows))
+    (place / "comparison.json").write_text(json.dumps(_comparison_json(compared)))
     return place
 
 
@@ -99,6 +94,22 @@ def test_a_comparison_comes_back_as_it_was(folder: Path) -> None:
     assert [row.system for row in again.rows] == ["dense/megatron_lm", "dense/megascale"]
     for row, record in zip(again.rows, stored, strict=True):
         assert row.result and row.result.to_dict()["digests"] == record["result"]["digests"]
+
+
+def test_ratios_of_a_comparison_come_back(folder: Path) -> None:
+    comparison = simtrain.compare(["dense/megatron_lm", "dense/megascale"], *SET_UP, settings={"num_nodes": 1, "tp": 2})
+    ours = dataclasses.replace(comparison.rows[1], published={"ratio.tokens_per_s": 1.2}, ratios={"ratio.tokens_per_s": 1.5})
+    (folder / "ratios.json").write_text(json.dumps(_comparison_json(dataclasses.replace(comparison, rows=(comparison.rows[0], ours)))))
+    again = load_comparison(folder / "ratios.json")
+    assert again is not None and again.rows[1].error("ratio.tokens_per_s") == pytest.approx(1.5 / 1.2 - 1)
+
+
+def test_a_run_under_several_seeds_comes_back_with_all_of_them(tmp_path: Path) -> None:
+    settings = {"num_nodes": 4, "tp": 4, "pp": 2, "duration": "2000 days"}
+    result = simtrain.run("resilience/synchronous_restart", "gpt_tiny", "llama3_h100", settings=settings, seed=5, seeds=3)
+    (tmp_path / "run.json").write_text(json.dumps(result.to_dict()))
+    (found,) = load_results(tmp_path / "run.json")
+    assert found.is_same and found.result.metrics == result.metrics and "ettr.low" in result.metrics
 
 
 def test_what_came_out_otherwise_is_said(folder: Path) -> None:

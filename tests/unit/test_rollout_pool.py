@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from simtrain.engine.pools import Limits, Rollout, RolloutPool
+from simtrain.engine.pools import Limits, ReplayBuffer, Rollout, RolloutPool
 from simtrain.engine.run_clock import Behaviour, RunClock
+from simtrain.policy.consumption import ORDERS
 from simtrain.rng import stream
 
 STEP, MEAN = 2.0**-7, 400
@@ -26,6 +27,27 @@ class EqualSteps:
 
     def prefill(self, tokens: float, pairs: float) -> float:
         return 0.0
+
+
+class PromptsByPairs(EqualSteps):
+    """As many steps as before, and a prefill that takes ``2^-20`` s for each pair of tokens."""
+
+    def prefill(self, tokens: float, pairs: float) -> float:
+        return pairs * 2.0**-20
+
+
+def test_new_weights_have_every_context_filled_again_on_its_own() -> None:
+    """Two prompts of 512 tokens have half the square of pairs each; after 11 steps, contexts of 523 are filled again, and 0.5 s of loading come on top."""
+    clock, done = RunClock(), list[Rollout]()
+    pool = RolloutPool(clock, 1, PromptsByPairs(), Limits(10**9, 10**6), done.append)
+    pool.submit([Rollout(i, i, 512, 100, 0.0) for i in range(2)])
+    begin = 2 * 512**2 / 2 * 2.0**-20
+    clock.call_at(begin + 10.5 * STEP, lambda _: pool.interrupt(1, 0.5))
+    clock.run()
+    again = 2 * 523**2 / 2 * 2.0**-20
+    assert [r.finished for r in done] == pytest.approx([begin + 100 * STEP + again + 0.5] * 2, abs=2.0**-18)
+    times = pool.times()
+    assert (times.prefill, times.reprefill, times.sync) == pytest.approx((begin, again, 0.5), abs=2.0**-18)
 
 
 def closed_loop(num_servers: int, in_flight: int, lengths: Callable[[], int]) -> tuple[RunClock, RolloutPool]:
@@ -90,6 +112,39 @@ def test_servers_that_drain_keep_their_share() -> None:
 
     clock.run(clock.process(watch()))
     assert len(spread) > 500 and max(spread) <= 1
+
+
+@pytest.mark.parametrize(("order", "batches"), [("oldest_first", [[0, 1], [2, 3]]), ("first_finished", [[2, 0], [3, 1]]), ("newest_first", [[3, 2], [1, 0]])])
+def test_a_batch_is_what_the_order_takes_first(order: str, batches: list[list[int]]) -> None:
+    """Rollouts 2, 0, 3 and 1 are there, in this order, when batches of two are taken."""
+    clock, taken = RunClock(), list[list[int]]()
+    buffer = ReplayBuffer(clock, 2, ORDERS[order]())
+    for number in (2, 0, 3, 1):
+        buffer.add(Rollout(number, number, 1, 1, 0.0))
+
+    def train() -> Behaviour:
+        for version in range(2):
+            batch = yield buffer.take(version)
+            taken.append([rollout.number for rollout in batch])
+
+    clock.run(clock.process(train()))
+    assert taken == batches
+
+
+def test_in_order_waits_for_the_numbers_of_its_batch() -> None:
+    """Of rollouts 2, 0, 3 and 1 the first batch is 0 and 1, though 2 and 0 are there earlier."""
+    clock, taken = RunClock(), list[tuple[float, list[int]]]()
+    buffer = ReplayBuffer(clock, 2, ORDERS["in_order"]())
+    for at, number in enumerate((2, 0, 3, 1)):
+        clock.call_at(float(at), lambda _, n=number: buffer.add(Rollout(n, n, 1, 1, 0.0)))
+
+    def train() -> Behaviour:
+        for version in range(2):
+            batch = yield buffer.take(version)
+            taken.append((clock.now, [rollout.number for rollout in batch]))
+
+    clock.run(clock.process(train()))
+    assert taken == [(3.0, [0, 1]), (3.0, [2, 3])]
 
 
 def test_requests_wait_where_they_were_sent() -> None:

@@ -90,6 +90,37 @@ def test_a_point_is_what_run_returns() -> None:
     assert {name: row.value(name) for name in alone.metrics} == alone.metrics
 
 
+def test_a_point_runs_at_the_fidelity_of_its_study() -> None:
+    given: Any = {"num_nodes": 2, "tp": 2, "pp": 4, "pp_overlap": True, "dp_overlap": "chunk"}
+    times = {f: simtrain.run("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", settings=given, fidelity=f).metrics["step_time"] for f in ("fair", "analytic")}
+    assert times["fair"] != times["analytic"]
+    for fidelity, seconds in times.items():
+        (row,) = sweep(BASE | {"settings": given, "axes": {"microbatch_size": [1]}, "fidelity": fidelity}, workers=1).rows
+        assert row.value("step_time") == seconds
+
+
+def test_a_point_runs_under_its_own_seed() -> None:
+    base = {"name": "seeds", "system": "rl/verl", "workload": "rl_tiny", "cluster": "dgx_a100_40gb_ib", "metrics": ["step_time"]}
+    settings: Any = {"num_nodes": 4, "num_steps": 3, "warmup_steps": 1}
+    result = sweep(base | {"settings": settings, "axes": {"generation_tp": [1]}, "seeds": [3, 8]}, workers=1)
+    alone = [simtrain.run("rl/verl", "rl_tiny", "dgx_a100_40gb_ib", settings=settings, seed=seed).metrics["step_time"] for seed in (3, 8)]
+    assert [row.value("step_time") for row in result.rows] == alone and alone[0] != alone[1]
+
+
+def test_the_best_point_is_the_lowest_or_the_highest() -> None:
+    result = sweep(study(), workers=1)
+    for way, extreme in (("min", min), ("max", max)):
+        (best,) = result.best("tokens_per_s", way)
+        assert best.value("tokens_per_s") == extreme(row.outcome.metrics["tokens_per_s"] for row in result.ok)
+        by_degree = {row.point.axes["tp"]: row.value("tokens_per_s") for row in result.best("tokens_per_s", way, by=["tp"])}
+        assert by_degree == {tp: extreme(r.outcome.metrics["tokens_per_s"] for r in result.ok if r.point.axes["tp"] == tp) for tp in (1, 2)}
+
+
+def test_a_case_replaces_a_setting_of_the_study() -> None:
+    cases = {"as set": {"pp": 1}, "otherwise": {"tp": 4}}
+    assert [point.settings["tp"] for point in points(study(axes={"degrees": cases}, settings={"tp": 2}, baseline={}))] == [2, 4]
+
+
 def test_infeasible_points_are_kept_with_their_reason() -> None:
     result = sweep(study(constraints=["tp * global_batch_size <= 64"]), workers=1)
     found = {tuple(row.point.axes.values()): (row.outcome.status, row.outcome.reason) for row in result.rows}

@@ -40,7 +40,7 @@ def _scale_up(s: Scenario, factor: float) -> Scenario:
 
 
 def _nic(s: Scenario, factor: float) -> Scenario:
-    return _with_node(s, nic=_times(s.cluster.node.nic, factor, "bandwidth"))
+    return _with_node(s, nic=s.cluster.node.nic.with_speed(factor))
 
 
 def _latency(s: Scenario, factor: float) -> Scenario:
@@ -56,8 +56,7 @@ def _latency(s: Scenario, factor: float) -> Scenario:
 def _host(s: Scenario, factor: float) -> Scenario:
     kernels = s.cluster.node.accelerator.kernels
     faster = _with_accelerator(s, kernels=_times(kernels, 1 / factor, "launch"))
-    software = _times(s.system.software, 1 / factor, "host_op_time", "sample_time", "collective_gap")
-    return replace(faster, system=s.system.model_copy(update={"software": software}))
+    return replace(faster, system=s.system.model_copy(update={"software": s.system.software.with_host_times(1 / factor)}))
 
 
 def _times(part: M, factor: float, *names: str) -> M:

@@ -45,6 +45,8 @@ class TorchFT(SynchronousRestart):
         super().check(m, workload)
         if self.zero and self.needs_whole_replicas:
             raise InputError(f"zero={self.zero} shards states over replicas, so none survives the loss of another; set zero=0")
+        if not self._is_default("memory_copies"):
+            raise InputError(f"memory_copies={self.memory_copies} has no effect on {type(self).__name__}: what replicas hold is its copy; leave it out")
 
     def recover(self, job: TrainingJob, failure: Failure) -> Events:
         yield from job.spend("detection", min(failure.detection, self.heartbeat))
