@@ -92,7 +92,9 @@ def test_a_point_is_what_run_returns() -> None:
 
 def test_a_point_runs_at_the_fidelity_of_its_study() -> None:
     given: Any = {"num_nodes": 2, "tp": 2, "pp": 4, "pp_overlap": True, "dp_overlap": "chunk"}
-    times = {f: simtrain.run("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", settings=given, fidelity=f).metrics["step_time"] for f in ("fair", "analytic")}
+    times = {
+        f: simtrain.run("dense/megatron_lm", "gpt_tiny", "dgx_a100_40gb_ib", settings=given, fidelity=f).metrics["step_time"] for f in ("fair", "analytic")
+    }
     assert times["fair"] != times["analytic"]
     for fidelity, seconds in times.items():
         (row,) = sweep(BASE | {"settings": given, "axes": {"microbatch_size": [1]}, "fidelity": fidelity}, workers=1).rows
