@@ -22,6 +22,7 @@ class Kind(StrEnum):
     workloads = "workloads"
     traces = "traces"
     suites = "suites"
+    studies = "studies"
 
 
 def list_command(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: Json = False) -> None:

@@ -68,6 +68,9 @@ def run(
     from simtrain.report.tables import print_result
 
     print_result(result)
+    for path in (trace, plot):
+        if path:
+            print(f"wrote {path}")
 
 
 def _write_result(result: Result, trace: Path | None, plot: Path | None) -> None:

@@ -75,11 +75,8 @@ def draw_study(result: SweepResult) -> Figure:
 
 
 def _refuse_unknown(result: SweepResult, plot: Plot) -> None:
-    axes = [plot.lines] if plot.lines else []
-    metrics = [plot.y] if plot.kind in ("curves", "bars") else [plot.value] if plot.kind == "heat_map" else [plot.x, plot.y]
-    axes += [plot.x, plot.y] if plot.kind == "heat_map" else [] if plot.kind == "pareto" else [plot.x]
-    for metric in metrics:
-        result.refuse_unknown(metric, axes)
+    for metric in plot.metrics:
+        result.refuse_unknown(metric, plot.axes)
 
 
 # -- places ---------------------------------------------------------------------------------------------------

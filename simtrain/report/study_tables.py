@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from simtrain.report.labels import metric_title, quantity_scale
 from simtrain.report.terminal import escaped, new_console, new_table
 from simtrain.study.sweep import SweepResult
-from simtrain.study.sweep.definition import Scalar
+from simtrain.study.sweep.definition import SPEEDUP, Scalar
 from simtrain.study.sweep.journal import RESULTS
 from simtrain.study.sweep.outcome import OK, Outcome
-from simtrain.study.sweep.result import PARQUET, SPEEDUP, Measured
+from simtrain.study.sweep.result import PARQUET, Measured
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -99,7 +99,7 @@ def print_catalogue(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _prose(text: str) -> str:
     """Take the references and the markup out of a docstring's line."""
-    return re.sub(r"\s*\[\d+\]_", "", text).replace("``", "")
+    return re.sub(r"(\s*\[\d+\]_,?)+", "", text).replace("``", "")
 
 
 def print_result(result: Result) -> None:

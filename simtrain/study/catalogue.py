@@ -8,6 +8,8 @@ from simtrain import units
 from simtrain.hardware import Accelerator, Cluster, Node
 from simtrain.model import Transformer
 from simtrain.study.suite import Suite
+from simtrain.study.sweep.definition import Study
+from simtrain.study.sweep.points import points
 from simtrain.systems import registry
 from simtrain.workload import JobTrace, Pretraining, Rollouts
 
@@ -20,7 +22,7 @@ def catalogue(kind: str) -> list[Record]:
     Parameters
     ----------
     kind
-        ``systems``, ``clusters``, ``nodes``, ``accelerators``, ``models``, ``workloads``, ``traces`` (of jobs) or ``suites``.
+        ``systems``, ``clusters``, ``nodes``, ``accelerators``, ``models``, ``workloads``, ``traces`` (of jobs), ``suites`` or ``studies``.
     """
     return _KINDS[kind]()
 
@@ -102,7 +104,11 @@ def _suites() -> list[Record]:
     ]
 
 
+def _studies() -> list[Record]:
+    return [{"name": s.name, "points": len(points(s)), "question": s.question} for s in map(Study.load, Study.names())]
+
+
 _KINDS: dict[str, Callable[[], list[Record]]] = {
     "systems": _systems, "clusters": _clusters, "nodes": _nodes, "accelerators": _accelerators, "models": _models, "workloads": _workloads,
-    "traces": _traces, "suites": _suites,
+    "traces": _traces, "suites": _suites, "studies": _studies,
 }  # fmt: skip

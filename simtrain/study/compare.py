@@ -145,6 +145,7 @@ def compare(
     classes = [find(s) if isinstance(s, str) else s for s in listed]
     if len(classes) == 1 and classes[0].baseline is not None:
         classes = [classes[0].baseline, classes[0]]
+    _refuse_other_kinds(classes)
     cases = _cases(classes, workload, cluster, group)
     options = {"fidelity": fidelity, "engine": engine, "seed": seed, "seeds": seeds}
     rows: list[Row] = []
@@ -157,6 +158,14 @@ def compare(
             rows.append(_row(cls, classes[-1], case, settings or {}, options))
     rows = [_with_ratios(row, cases, rows) for row in rows]
     return Comparison(tuple(rows), in_words([title_of(c) for c in classes]))
+
+
+def _refuse_other_kinds(classes: Sequence[type[System]]) -> None:
+    first = classes[0]
+    for other in classes[1:]:
+        if other.workload_type is not first.workload_type:
+            kinds = f"{name_of(first)} runs {first.workload_type.__name__}, {name_of(other)} {other.workload_type.__name__}"
+            raise InputError(f"{kinds}: systems are compared on one workload; compare those of one kind")
 
 
 def title_of(cls: type[System]) -> str:

@@ -21,6 +21,7 @@ from simtrain.hardware import Accelerator, Cluster, Node
 from simtrain.model import Transformer
 from simtrain.study.settings import scenario
 from simtrain.study.suite import Suite
+from simtrain.study.sweep.definition import Study
 from simtrain.systems import registry
 from simtrain.workload import JobTrace, Pretraining, Rollouts
 
@@ -85,7 +86,7 @@ def test_every_command_and_flag_is_explained(call: Any) -> None:
     [
         ("systems", registry.names), ("clusters", Cluster.names), ("nodes", Node.names), ("accelerators", Accelerator.names),
         ("models", Transformer.names), ("workloads", lambda: sorted([*Pretraining.names(), *Rollouts.names()])),
-        ("traces", JobTrace.names), ("suites", Suite.names),
+        ("traces", JobTrace.names), ("suites", Suite.names), ("studies", Study.names),
     ],
 )  # fmt: skip
 def test_list_names_all_that_is_shipped(kind: str, names: Callable[[], list[str]], call: Any) -> None:

@@ -326,6 +326,10 @@ WRONG = {
     "a constraint on nothing": ({"constraints": ["tpq < 3"]}, "uses the unknown name 'tpq'", "did you mean 'tp'"),
     "an unknown metric": ({"metrics": ["step_tim"]}, "unknown metric 'step_tim'", "did you mean 'step_time'"),
     "an unknown cluster": ({"axes": {"cluster": ["dgx_h10"]}, "baseline": {}}, "unknown name 'dgx_h10'", "did you mean"),
+    "a picture over no axis": ({"plot": {"kind": "curves", "x": "pp", "y": "step_time"}}, "plot: 'pp' is no axis", "allowed: "),
+    "a picture of no metric": ({"plot": {"kind": "curves", "x": "tp", "y": "steptime"}}, "plot: no metric 'steptime'", "did you mean 'step_time'"),
+    "a picture of a metric left out": ({"metrics": ["mfu"], "plot": {"kind": "curves", "x": "tp", "y": "step_time"}}, "no metric 'step_time' is kept", "mfu"),
+    "a speed-up over nothing": ({"baseline": {}, "plot": {"kind": "curves", "x": "tp", "y": "speedup"}}, "there is none", "add 'baseline: "),
     "nothing that runs": ({"axes": {"tp": [16]}, "baseline": {}}, "none of its 1 points can run", "has 8 accelerators"),
     "too many points": ({"axes": {"tp": list(range(2000)), "pp": list(range(1000))}, "baseline": {}}, "2,000,000 points", "shorten an axis"),
 }  # fmt: skip
@@ -336,6 +340,7 @@ def test_a_wrong_study_is_met_with_what_is_wrong_and_how_to_mend_it(changes: dic
     with pytest.raises(InputError) as caught:
         sweep(SMALL | changes, out=tmp_path / "new", workers=1)
     assert what in str(caught.value) and mend in str(caught.value), caught.value
+    assert not (tmp_path / "new").exists()
 
 
 # -- arithmetic ----------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from simtrain.spec import NamedSpec, Spec
 
 MAX_POINTS = 1_000_000
 """Points of one study: beyond it, an axis was mistyped."""
+SPEEDUP = "speedup"
+"""Throughput over that of the baseline's point."""
 Scalar = bool | int | float | str | None
 
 
@@ -104,6 +106,17 @@ class Plot(Spec):
     note: str = ""
     """A line below the title: what to see, what is not modelled."""
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names that have to be axes of the study."""
+        own = {"curves": (self.x,), "bars": (self.x,), "heat_map": (self.x, self.y), "pareto": ()}[self.kind]
+        return (*own, self.lines) if self.lines else own
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names that have to be metrics of its points."""
+        return {"curves": (self.y,), "bars": (self.y,), "heat_map": (self.value,), "pareto": (self.x, self.y)}[self.kind]
+
 
 class Study(NamedSpec):
     """A question, and the runs that answer it."""
@@ -164,6 +177,10 @@ class Study(NamedSpec):
                 raise ValueError(f"axes: {key}: a value is given twice; remove one")
         if len(set(flat)) < len(flat):
             raise ValueError("zip: an axis is in two groups; name it once")
+        if self.plot is not None:
+            self._known("plot", *self.plot.axes)
+            if SPEEDUP in self.plot.metrics and not self.baseline:
+                raise ValueError("plot: the speed-up is over a baseline, and there is none; add 'baseline: {AXIS: VALUE}'")
         self._known("baseline", *self.baseline)
         for key, value in self.baseline.items():
             if value not in self.values(key):

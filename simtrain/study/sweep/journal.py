@@ -49,7 +49,8 @@ class Journal:
         self._file: IO[str] | None = None
         if folder.resolve() in _mine:
             raise InputError(f"--out {folder}: another sweep of this program is writing there; choose another place")
-        made = [f for f in (folder, *folder.parents) if not f.exists()]
+        self._made = [f for f in (folder, *folder.parents) if not f.exists()]
+        self._is_new = not (folder / ABOUT).exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK).open("w")
@@ -61,11 +62,15 @@ class Journal:
             _mine.add(folder.resolve())
         except InputError:
             self._lock.close()
-            if made:
-                (folder / LOCK).unlink()
-                for one in made:
-                    one.rmdir()
+            self._unmake()
             raise
+
+    def _unmake(self) -> None:
+        """Take the folder away again, if it was made here."""
+        if self._made:
+            (self.folder / LOCK).unlink()
+            for one in self._made:
+                one.rmdir()
 
     def _claim(self) -> None:
         # Released by the system when the process ends, however it ends. Workers do not inherit it, as they would a flock.
@@ -132,10 +137,15 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         if self._file is not None:
             self._file.close()
         _mine.discard(self.folder.resolve())
+        # A study that is wrong leaves nothing behind; one that was interrupted, or some of whose points ran, can be resumed.
+        if kind is not None and issubclass(kind, InputError) and self._is_new and not any(row["status"] == "ok" for row in self.rows.values()):
+            for name in (RESULTS, ABOUT):
+                (self.folder / name).unlink(missing_ok=True)
+            self._unmake()
         self._lock.close()
 
 

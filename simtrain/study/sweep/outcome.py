@@ -11,7 +11,7 @@ from simtrain.study.evaluate import Evaluator
 from simtrain.study.expression import Expression
 from simtrain.study.result import unit_of
 from simtrain.study.settings import Scenario, locate
-from simtrain.study.sweep.definition import Study
+from simtrain.study.sweep.definition import SPEEDUP, Study
 from simtrain.study.sweep.points import Point
 
 OK, INFEASIBLE, EXCLUDED = "ok", "infeasible", "excluded"
@@ -84,7 +84,11 @@ class Evaluation:
             # An axis that sends nothing has no metric of its own: that is zero, not a slip.
             if name not in metrics and name.split(".", maxsplit=1)[0] not in families:
                 raise InputError(f"study {self.study.name}: metrics: unknown metric {name!r}; {did_you_mean(name, metrics)}")
-        return {f"{name}{SIMULATED}" if name in point.axes else name: metrics.get(name, 0.0) for name in wanted}
+        kept = {f"{name}{SIMULATED}" if name in point.axes else name: metrics.get(name, 0.0) for name in wanted}
+        for name in self.study.plot.metrics if self.study.plot else ():
+            if name not in kept and name != SPEEDUP and (self.study.metrics or name.split(".", maxsplit=1)[0] not in families):
+                raise InputError(f"study {self.study.name}: plot: no metric {name!r} is kept; {did_you_mean(name, kept)}")
+        return kept
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simtrain.errors import InputError, did_you_mean
-from simtrain.study.sweep.definition import Scalar, Study
+from simtrain.study.sweep.definition import SPEEDUP, Scalar, Study
 from simtrain.study.sweep.journal import RESULTS, Row, read_about
 from simtrain.study.sweep.outcome import OK, Outcome
 from simtrain.study.sweep.points import Point, points
@@ -19,8 +19,6 @@ from simtrain.study.sweep.points import Point, points
 if TYPE_CHECKING:
     import pandas as pd
 
-SPEEDUP = "speedup"
-"""Throughput over that of the baseline's point."""
 PARQUET = "results.parquet"
 _THROUGHPUT = ("tokens_per_s", "step_time")
 """What a speed-up is taken of: the first that there is; times count inversely."""

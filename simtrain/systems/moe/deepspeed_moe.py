@@ -32,7 +32,7 @@ from simtrain.workload.routing import Routing, capacity_rows, card_load, rank_lo
 
 
 class DeepSpeedMoE(TransformerTraining):
-    """Everything in line [1]_, [2]_."""
+    """Gate, dispatch, experts and combine one after another, on one stream [1]_, [2]_."""
 
     title: ClassVar[str] = "DeepSpeed-MoE (2021)"
     example: ClassVar[Mapping[str, Any]] = {"tp": 8}
