@@ -124,7 +124,8 @@ def test_compare_prints_what_the_api_returns(call: Any) -> None:
 
 def test_files_are_written_whole_and_are_the_same_every_time(call: Any, tmp_path: Path) -> None:
     for place in ("one", "two"):
-        assert call(*SMALL, "--trace", f"{place}/step.json", "--plot", f"{place}/step.svg")[0] == 0
+        code, out, _ = call(*SMALL, "--trace", f"{place}/step.json", "--plot", f"{place}/step.svg")
+        assert code == 0 and f"wrote {place}/step.json\nwrote {place}/step.svg\n" in out
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / place).iterdir()} for place in ("one", "two"))
     assert sorted(one) == ["step.json", "step.svg"]
     assert one == two
