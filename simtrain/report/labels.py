@@ -72,7 +72,9 @@ def metric_title(metric: str) -> str:
     if part:
         if family == "ratio":
             return f"{metric_title(part)}, ratio"
-        return {"exposed_comm": f"exposed {part}", "sent_bytes": f"sent over {part}"}.get(family, f"{_TITLES.get(family, family)} {part}")
+        return {"exposed_comm": f"exposed {part}", "sent_bytes": f"sent over {part}", "time": f"time, {CATEGORY_NAMES.get(part, part)}"}.get(
+            family, f"{_TITLES.get(family, family)} {part}"
+        )
     return _TITLES.get(metric, metric.replace("_", " "))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from simtrain.report.labels import metric_title, quantity_scale, scale, system_title, system_titles
 from simtrain.report.page import Cell, Section, page
@@ -83,7 +83,7 @@ def _result(stored: Stored, name: str, key: str) -> Section:
     _warn(section, name, stored.is_same)
     section.picture(result.plot, "what every stage does over time, where the time goes, and the memory")
     _metrics(section, result, key)
-    _origin(section, result)
+    _origin(section, {"": result})
     return section
 
 
@@ -98,11 +98,13 @@ def _metrics(section: Section, result: Result, key: str) -> None:
     section.table(["metric", "value", "key", "SI unit"], rows, name=key)
 
 
-def _origin(section: Section, result: Result, title: str = "") -> None:
-    record = result.to_dict()
-    where = f" of {title}" if title else ""
-    section.plain(f"configuration{where}", record["config"])
-    section.plain(f"digests and versions{where}", {"digests": record["digests"], "versions": record["versions"]})
+def _origin(section: Section, results: Mapping[str, Result]) -> None:
+    """Add what repeats the results, by their names; a single one needs no name."""
+    records = {name: result.to_dict() for name, result in results.items()}
+    configs = {name: record["config"] for name, record in records.items()}
+    digests = {name: {part: record[part] for part in ("digests", "versions")} for name, record in records.items()}
+    for title, found in ((f"configuration{'s' if len(results) > 1 else ''}", configs), ("digests and versions", digests)):
+        section.plain(title, found.get("", found))
 
 
 def _comparison(comparison: Comparison, name: str, key: str) -> Section:
@@ -117,9 +119,7 @@ def _comparison(comparison: Comparison, name: str, key: str) -> Section:
             break  # one set-up shows it; the others differ in length
     _rows(section, comparison, key)
     titles = system_titles(comparison)
-    for row in comparison.rows:
-        if row.result is not None:
-            _origin(section, row.result, f"{titles[row.system]}, {row.case}")
+    _origin(section, {f"{titles[row.system]}, {row.case}": row.result for row in comparison.rows if row.result is not None})
     return section
 
 

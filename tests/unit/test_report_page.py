@@ -133,3 +133,26 @@ def test_a_folder_that_holds_no_sweep_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="give the folder that simtrain sweep --out has written"):
         load_sweep(tmp_path)
+
+
+def test_a_run_of_several_seeds_comes_back_with_all_of_them(tmp_path: Path) -> None:
+    settings = {
+        "num_nodes": 4,
+        "duration": "1 day",
+        "tp": 8,
+        "checkpoint_stall": "5 s",
+        "checkpoint_load": "20 s",
+        "cluster.failures": "llama3_2024",
+        "num_spares": 1,
+        "global_batch_size": 64,
+    }
+    run = simtrain.run("resilience/synchronous_restart", "gpt_1_2b_8k", "dgx_a100_40gb_ib", settings=settings, seeds=3)
+    (tmp_path / "run.json").write_text(json.dumps(run.to_dict()))
+    (again,) = load_results(tmp_path / "run.json")
+    assert again.is_same and again.result.metrics == run.metrics
+
+
+def test_what_repeats_a_comparison_is_folded_once(folder: Path) -> None:
+    comparison = load_comparison(folder / "comparison.json")
+    assert comparison is not None
+    assert render([("c", comparison)]).count("<details>") == 2
