@@ -284,6 +284,8 @@ def test_results_are_not_written_over(tmp_path: Path) -> None:
         sweep(study(), out=tmp_path, workers=1)
     with pytest.raises(InputError, match="cannot be resumed, the study's fidelity"):
         sweep(study(constraints=["tp < 9"]), out=tmp_path, workers=1, resume=True)
+    with pytest.raises(InputError, match="cannot be resumed, the study's fidelity"):
+        sweep(study(fidelity="analytic"), out=tmp_path, workers=1, resume=True)
     with pytest.raises(InputError, match="a system, workload or cluster is not what it was"):
         sweep(study(cluster="a100_flat"), out=tmp_path, workers=1, resume=True)
     with pytest.raises(InputError, match="holds no study to resume; leave --resume out"):
