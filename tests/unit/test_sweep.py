@@ -129,6 +129,14 @@ def test_a_speedup_is_that_under_the_same_seed() -> None:
         assert row.value("speedup") == found / rate[1, seed]
 
 
+def test_a_speedup_of_step_times_is_above_one_where_the_step_is_shorter() -> None:
+    result = sweep(study(metrics=["step_time"]), workers=1)
+    seconds = {(row.point.axes["tp"], row.point.axes["global_batch_size"]): row.value("step_time") for row in result.ok}
+    for row in result.ok:
+        batch, own, theirs = row.point.axes["global_batch_size"], row.value("step_time"), seconds[1, row.point.axes["global_batch_size"]]
+        assert own and theirs and row.value("speedup") == theirs / own, batch
+
+
 def test_a_case_replaces_a_setting_of_the_study() -> None:
     cases = {"as set": {"pp": 1}, "otherwise": {"tp": 4}}
     assert [point.settings["tp"] for point in points(study(axes={"degrees": cases}, settings={"tp": 2}, baseline={}))] == [2, 4]
