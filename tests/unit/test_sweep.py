@@ -133,8 +133,8 @@ def test_a_speedup_of_step_times_is_above_one_where_the_step_is_shorter() -> Non
     result = sweep(study(metrics=["step_time"]), workers=1)
     seconds = {(row.point.axes["tp"], row.point.axes["global_batch_size"]): row.value("step_time") for row in result.ok}
     for row in result.ok:
-        batch, own, theirs = row.point.axes["global_batch_size"], row.value("step_time"), seconds[1, row.point.axes["global_batch_size"]]
-        assert own and theirs and row.value("speedup") == theirs / own, batch
+        own, theirs = row.value("step_time"), seconds[1, row.point.axes["global_batch_size"]]
+        assert own and theirs and row.value("speedup") == theirs / own
 
 
 def test_a_case_replaces_a_setting_of_the_study() -> None:
