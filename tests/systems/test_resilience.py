@@ -268,6 +268,18 @@ def test_llama3_under_200_seeds() -> None:
     assert 0.9 < inside <= 1
 
 
+@pytest.mark.parametrize("memory_steps", [0, 1, 4])
+def test_saves_in_memory_come_between_those_to_storage(memory_steps: int) -> None:
+    """Storage gets one about every checkpoint interval, a whole number of those in memory; a copy over PCIe holds the share of one accelerator."""
+    case, steps = steps_of(SynchronousRestart, memory_steps=memory_steps, checkpoint_interval=600.0, checkpoint_stall=10.0)
+    saving, pcie = case.saving(steps, mtbf=1e6), steps.cluster.node.pcie
+    assert pcie is not None
+    assert saving.storage_interval == pytest.approx(600, abs=max(1, memory_steps) * steps.step_time / 2 + 1e-9)
+    assert saving.interval == pytest.approx((memory_steps or saving.storage_interval / steps.step_time) * steps.step_time)
+    share = 12 * steps.workload.model.parameters() / steps.cluster.num_accelerators
+    assert saving.memory_stall == (pytest.approx(pcie.latency + share / pcie.bandwidth) if memory_steps else 0.0)
+
+
 # -- bad input ---------------------------------------------------------------------------------------------
 
 

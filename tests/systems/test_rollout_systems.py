@@ -83,6 +83,13 @@ def test_a_small_cache_evicts() -> None:
     assert small.metrics["step_time"] > roomy.metrics["step_time"]
 
 
+def test_the_tail_is_what_the_last_tenth_of_a_batch_takes() -> None:
+    found = run(AReaLSync)
+    batches = [sorted(r.finished for r in batch) for batch in outcome(found).batches[2:]]
+    tails = [times[-1] - times[int(0.9 * (len(times) - 1))] for times in batches]
+    assert found.metrics["tail_time"] == pytest.approx(sum(tails) / len(tails)) and len(tails) == 10
+
+
 def test_more_seeds_other_runs() -> None:
     given = {"num_nodes": 4, "num_steps": 3, "weight_sync": "broadcast"}
     assert len({simtrain.run(AReaLSync, "rl_tiny", "dgx_a100_40gb_ib", settings=given, seed=seed).outcome.digest() for seed in range(3)}) == 3

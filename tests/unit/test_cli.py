@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -16,7 +18,7 @@ import typer
 
 import simtrain
 from simtrain import cli
-from simtrain.errors import InputError
+from simtrain.errors import InputError, SimtrainError
 from simtrain.hardware import Accelerator, Cluster, Node
 from simtrain.model import Transformer
 from simtrain.study.settings import scenario
@@ -103,6 +105,64 @@ def test_run_prints_what_the_api_returns(call: Any) -> None:
     assert json.loads(out) == json.loads(json.dumps(result.to_dict()))
     code, table, _ = call(*SMALL)
     assert code == 0 and "step time" in table
+
+
+PLACE = {"workload": "w", "cluster": "c"}
+SET = ("--set", "num_nodes=3")
+EVERY_OPTION: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "run": (
+        "simtrain.study.run.run",
+        ("dense/megatron_lm", "--workload", "w", "--cluster", "c", *SET, "--seed", "7", "--seeds", "5", "--fidelity", "flow", "--engine", "simpy",
+         "--unfold", "tp,dp"),
+        PLACE | {"system": "dense/megatron_lm", "settings": {"num_nodes": 3}, "seed": 7, "seeds": 5, "fidelity": "flow", "engine": "simpy",
+                 "unfold": ["tp", "dp"]},
+    ),
+    "compare": (
+        "simtrain.study.compare.compare",
+        ("rl/areal", "--workload", "w", "--cluster", "c", *SET, "--seed", "7", "--seeds", "5", "--fidelity", "flow", "--engine", "simpy"),
+        PLACE | {"systems": ["rl/areal"], "settings": {"num_nodes": 3}, "seed": 7, "seeds": 5, "fidelity": "flow", "engine": "simpy"},
+    ),
+    "explain": (
+        "simtrain.study.run.run",
+        ("dense/megatron_lm", "--workload", "w", "--cluster", "c", *SET, "--seed", "7", "--fidelity", "flow"),
+        PLACE | {"system": "dense/megatron_lm", "settings": {"num_nodes": 3}, "seed": 7, "fidelity": "flow"},
+    ),
+    "plan": (
+        "simtrain.study.plan.plan",
+        ("--model", "m", "--cluster", "c", "--global-batch-size", "64", "--seq-len", "128", "--system", "dense/megascale", *SET, "--top", "3",
+         "--fidelity", "analytic"),
+        {"model": "m", "cluster": "c", "global_batch_size": 64, "seq_len": 128, "system": "dense/megascale", "settings": {"num_nodes": 3}, "top": 3,
+         "fidelity": "analytic"},
+    ),
+    "bench": ("simtrain.study.bench.bench", ("job_schedulers", "--seeds", "40"), {"seeds": 40}),
+    "sweep": (
+        "simtrain.study.sweep.sweep",
+        ("nic_dense", "--out", "o", "--workers", "3", "--executor", "ray", "--resume"),
+        {"out": Path("o"), "workers": 3, "executor": "ray", "resume": True},
+    ),
+    "validate": (
+        "simtrain.validate.torch_runs.validate_torch",
+        ("torch", "--quick", "--out", "o", "--machine", "."),
+        {"quick": True, "out": Path("o"), "machine": Path()},
+    ),
+}  # fmt: skip
+"""Function behind each command, a command line with every option that is not about what is printed or written, and what it means."""
+
+
+@pytest.mark.parametrize("command", EVERY_OPTION)
+def test_every_option_reaches_what_it_belongs_to(command: str, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, options, expected = EVERY_OPTION[command]
+    module, _, name = target.rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(module), name))
+    given: dict[str, Any] = {}
+
+    def record(*args: Any, **kwargs: Any) -> None:
+        given.update(signature.bind(*args, **kwargs).arguments)
+        raise SimtrainError("called")
+
+    monkeypatch.setattr(target, record)
+    assert call(command, *options) == (2, "", "simtrain: called\n")
+    assert {key: given.get(key, "not given") for key in expected} == expected
 
 
 def test_the_engine_used_is_named_and_changes_nothing_else(call: Any) -> None:

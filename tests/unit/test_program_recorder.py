@@ -166,6 +166,13 @@ def test_the_input_gradient_is_reduced_beside_or_after_the_weight_gradient() -> 
     assert column_backward(False, True) == [gather, (product, (0,)), ("fc.wgrad", ()), ("reduce_scatter", (2,))]
 
 
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_a_product_in_pieces_has_the_flops_of_the_whole(chunks: int) -> None:
+    r = recorder(tp=4)
+    column_parallel(r, "tp", 1024.0, 256, 512, "fc", is_sequence_parallel=True, chunks=chunks)
+    assert r.forward("f").flops == 2 * 1024 * 256 * 512 and r.backward("b").flops == 2 * 2 * 1024 * 256 * 512
+
+
 @pytest.mark.parametrize("scale_up", [1e9, 64e9, 1e12])
 def test_what_is_not_hidden_costs_the_shorter_of_reduction_and_product(scale_up: float) -> None:
     """A step grows by min(reduction, weight gradient) for each column-parallel layer: two of each block, and the logits."""

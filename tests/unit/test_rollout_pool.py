@@ -42,7 +42,11 @@ def test_new_weights_have_every_context_filled_again_on_its_own() -> None:
     pool = RolloutPool(clock, 1, PromptsByPairs(), Limits(10**9, 10**6), done.append)
     pool.submit([Rollout(i, i, 512, 100, 0.0) for i in range(2)])
     begin = 2 * 512**2 / 2 * 2.0**-20
-    clock.call_at(begin + 10.5 * STEP, lambda _: pool.interrupt(1, 0.5))
+
+    def load(_: object) -> None:
+        pool.interrupt(1, 0.5)
+
+    clock.call_at(begin + 10.5 * STEP, load)
     clock.run()
     again = 2 * 523**2 / 2 * 2.0**-20
     assert [r.finished for r in done] == pytest.approx([begin + 100 * STEP + again + 0.5] * 2, abs=2.0**-18)

@@ -118,6 +118,25 @@ def test_the_best_point_is_the_lowest_or_the_highest() -> None:
         assert by_degree == {tp: extreme(r.outcome.metrics["tokens_per_s"] for r in result.ok if r.point.axes["tp"] == tp) for tp in (1, 2)}
 
 
+def test_a_speedup_is_that_under_the_same_seed() -> None:
+    settings: Any = {"num_nodes": 4, "num_steps": 3, "warmup_steps": 1}
+    given = {"name": "seeds", "system": "rl/verl", "workload": "rl_tiny", "cluster": "dgx_a100_40gb_ib", "metrics": ["tokens_per_s"]}
+    result = sweep(given | {"settings": settings, "axes": {"generation_tp": [1, 2]}, "baseline": {"generation_tp": 1}, "seeds": 2}, workers=1)
+    rate = {(row.point.axes["generation_tp"], row.point.seed): row.outcome.metrics["tokens_per_s"] for row in result.rows}
+    assert rate[1, 0] != rate[1, 1]
+    for (degree, seed), found in rate.items():
+        (row,) = (r for r in result.rows if r.point.axes["generation_tp"] == degree and r.point.seed == seed)
+        assert row.value("speedup") == found / rate[1, seed]
+
+
+def test_a_speedup_of_step_times_is_above_one_where_the_step_is_shorter() -> None:
+    result = sweep(study(metrics=["step_time"]), workers=1)
+    seconds = {(row.point.axes["tp"], row.point.axes["global_batch_size"]): row.value("step_time") for row in result.ok}
+    for row in result.ok:
+        own, theirs = row.value("step_time"), seconds[1, row.point.axes["global_batch_size"]]
+        assert own and theirs and row.value("speedup") == theirs / own
+
+
 def test_a_case_replaces_a_setting_of_the_study() -> None:
     cases = {"as set": {"pp": 1}, "otherwise": {"tp": 4}}
     assert [point.settings["tp"] for point in points(study(axes={"degrees": cases}, settings={"tp": 2}, baseline={}))] == [2, 4]
@@ -284,6 +303,8 @@ def test_results_are_not_written_over(tmp_path: Path) -> None:
         sweep(study(), out=tmp_path, workers=1)
     with pytest.raises(InputError, match="cannot be resumed, the study's fidelity"):
         sweep(study(constraints=["tp < 9"]), out=tmp_path, workers=1, resume=True)
+    with pytest.raises(InputError, match="cannot be resumed, the study's fidelity"):
+        sweep(study(fidelity="analytic"), out=tmp_path, workers=1, resume=True)
     with pytest.raises(InputError, match="a system, workload or cluster is not what it was"):
         sweep(study(cluster="a100_flat"), out=tmp_path, workers=1, resume=True)
     with pytest.raises(InputError, match="holds no study to resume; leave --resume out"):
@@ -362,6 +383,11 @@ def test_expressions_mean_what_they_mean_in_python(text: str) -> None:
 def test_expressions_can_do_nothing_else(text: str) -> None:
     with pytest.raises(InputError):
         Expression(text)
+
+
+@pytest.mark.parametrize(("text", "holds"), [("1 < a < 4", True), ("1 < a < 3", False), ("3 == a == 3 != 4", True), ("2 <= a <= 3 <= 2", False)])
+def test_every_link_of_a_chain_of_comparisons_counts(text: str, holds: bool) -> None:
+    assert Expression(text).value({"a": 3}.__getitem__) is holds
 
 
 def test_a_division_by_zero_is_a_message() -> None:
