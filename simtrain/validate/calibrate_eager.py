@@ -20,11 +20,12 @@ import numpy as np
 from simtrain.errors import InputError
 from simtrain.hardware import Software
 from simtrain.hardware.software import EagerTimes, Rates
-from simtrain.validate.calibrate import Errors, minimise
 from simtrain.validate.gpu_predict import ERA, Predictor
 from simtrain.validate.gpu_rows import GpuRow
 from simtrain.validate.gpu_runs import cluster_of, configuration_of, read_gpu_runs
 from simtrain.validate.intervals import Array, linearised
+from simtrain.validate.kernel_fit.errors import Errors
+from simtrain.validate.kernel_fit.simplex import minimise
 
 HELD_OUT = 5
 """One row in so many is kept out of the fit, by a hash of its configuration."""

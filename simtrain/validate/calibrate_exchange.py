@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from simtrain.hardware.node import Node, TokenExchange
-from simtrain.validate.calibrate import Errors, errors_of, held_out_of, minimise
 from simtrain.validate.collectives import node_of
 from simtrain.validate.intervals import Array, linearised
+from simtrain.validate.kernel_fit.errors import Errors, errors_of, held_out_of
+from simtrain.validate.kernel_fit.simplex import minimise
 from simtrain.validate.links import predict_exchange
 from simtrain.validate.tables import ExchangeRow
 

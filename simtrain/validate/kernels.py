@@ -11,9 +11,10 @@ import numpy as np
 from simtrain.cost.attention import unfused
 from simtrain.errors import InputError
 from simtrain.hardware.accelerator import Accelerator
-from simtrain.validate.calibrate import CHECK_ONLY, FIT_FOR, SAME_CHIP, predict_attention, predict_gemm, predict_memory
+from simtrain.validate.calibrate import FIT_FOR, SAME_CHIP
 from simtrain.validate.collectives import FABRICS, node_of, predict
 from simtrain.validate.experts import predict_experts
+from simtrain.validate.kernel_fit.predict import CHECK_ONLY, predict_attention, predict_gemm, predict_memory
 from simtrain.validate.links import predict_copy, predict_exchange, predict_storage
 from simtrain.validate.tables import (
     AttentionRow,

@@ -9,9 +9,11 @@ from simtrain.hardware import Cluster, Node, Software
 from simtrain.hardware.accelerator import AttentionCurve, GemmCurve, Kernels
 from simtrain.hardware.software import Rates
 from simtrain.spec import data_root, read_yaml
-from simtrain.validate.calibrate import ATTENTION_BOUNDS, GEMM_BOUNDS, expert_bounds
 from simtrain.validate.calibrate_eager import BOUNDS as EAGER_BOUNDS
 from simtrain.validate.intervals import at_bound
+from simtrain.validate.kernel_fit.attention import ATTENTION_BOUNDS
+from simtrain.validate.kernel_fit.experts import expert_bounds
+from simtrain.validate.kernel_fit.gemm import GEMM_BOUNDS
 from simtrain.validate.published.era_parameters import PARAMETERS
 
 UNITS = {

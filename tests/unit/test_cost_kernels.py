@@ -13,7 +13,12 @@ from simtrain.cost import attention, elementwise, gemm, optimizer
 from simtrain.errors import InputError
 from simtrain.hardware import Accelerator, AttentionCurve, GemmCurve, Kernels, MemoryCurve
 from simtrain.model import Transformer
-from simtrain.validate.calibrate import calibrate, fit_attention, fit_gemm, fit_memory, minimise, predict_attention, predict_gemm
+from simtrain.validate.calibrate import calibrate
+from simtrain.validate.kernel_fit.attention import fit_attention
+from simtrain.validate.kernel_fit.gemm import fit_gemm
+from simtrain.validate.kernel_fit.memory import fit_memory
+from simtrain.validate.kernel_fit.predict import predict_attention, predict_gemm
+from simtrain.validate.kernel_fit.simplex import minimise
 from simtrain.validate.kernels import validate_kernels
 from simtrain.validate.parameters import MOST, fitted_eras, fitted_kernels, fitted_links, fitted_page, parameter_page
 from simtrain.validate.tables import AttentionRow, GemmRow, MemoryRow, read_kernel_table

@@ -20,12 +20,12 @@ from simtrain.errors import InputError, UnsupportedError
 from simtrain.hardware import Accelerator, Cluster, Node, Topology
 from simtrain.hardware.accelerator import ExpertTable
 from simtrain.hardware.node import TokenExchange
-from simtrain.validate.calibrate import fit_experts
 from simtrain.validate.calibrate_exchange import fit_exchange
 from simtrain.validate.calibrate_links import calibrate_links
 from simtrain.validate.collectives import node_of
 from simtrain.validate.experts import expert_loads, predict_experts
 from simtrain.validate.intervals import linearised
+from simtrain.validate.kernel_fit.experts import fit_experts
 from simtrain.validate.kernels import groups_of, outside_tolerance, predict_rows, refusals, targets_of
 from simtrain.validate.links import predict_copy, predict_exchange, predict_storage
 from simtrain.validate.tables import NEEDED, CopyRow, ExchangeRow, ExpertRow, GemmRow, StorageRow, read_kernel_table, table_of
