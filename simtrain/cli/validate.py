@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -118,6 +119,7 @@ def _torch(quick: bool, out: Path, machine: Path | None, plot: Path | None, fore
         raise InputError(f"--machine {machine}: no such folder; give the --out of an earlier run")
     if plot:
         check_output("--plot", plot)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does: ranks and namespaces are removed
     table = validate_torch(quick=quick, out=out, machine=machine, say=lambda text: print(text, file=sys.stderr, flush=True))
     print_torch_runs(table, decisions(table, load_measure()))
     if plot:
